@@ -1,0 +1,82 @@
+//! The two ways to replicate, behind one face.
+//!
+//! *Quorum mode* ([`quorum`]): the leader is fixed, data is in memory on every node, a write is answered once
+//! `WRITE_QUORUM` followers hold it. A write acknowledged at W survives the loss of any W nodes at once, the leader's
+//! restart included, but not the loss of all of them.
+//!
+//! The raft mode will stand beside it as a second variant: the two share [`outcome`], the store and the wire, and
+//! never import each other.
+
+pub mod outcome;
+pub mod quorum;
+
+use bytes::Bytes;
+
+use crate::store::Version;
+use crate::wire::{Epoch, PeerPath, Refusal};
+use outcome::{Found, Health, Page, ReadError, ReadOptions, Unavailable, Write, WriteError, Written};
+
+/// A node's part in replication, whatever the mode. Cheap to clone.
+#[derive(Clone)]
+pub enum Replication {
+    /// `MODE=quorum`.
+    Quorum(quorum::Quorum),
+}
+
+impl Replication {
+    /// Stores a write and waits for its quorum.
+    pub async fn write(&self, write: Write) -> Result<Written, WriteError> {
+        match self {
+            Replication::Quorum(quorum) => quorum.write(write).await,
+        }
+    }
+
+    /// Reads a key with the guarantees asked for.
+    pub async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
+        match self {
+            Replication::Quorum(quorum) => quorum.read(key, options).await,
+        }
+    }
+
+    /// A page of this node's own live entries, in key order.
+    pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Unavailable> {
+        match self {
+            Replication::Quorum(quorum) => quorum.page(prefix, after, limit),
+        }
+    }
+
+    /// What this node has to say about itself and, if it leads, about its followers.
+    pub fn health(&self) -> Health {
+        match self {
+            Replication::Quorum(quorum) => quorum.health(),
+        }
+    }
+
+    /// The version alone: see [`Health::version`].
+    pub fn version(&self) -> Version {
+        match self {
+            Replication::Quorum(quorum) => quorum.version(),
+        }
+    }
+
+    /// Whether this node can do its role now.
+    pub fn ready(&self) -> Result<(), Unavailable> {
+        match self {
+            Replication::Quorum(quorum) => quorum.ready(),
+        }
+    }
+
+    /// Handles a message from another node.
+    pub async fn handle(&self, path: PeerPath, body: Bytes) -> Result<Bytes, Refusal> {
+        match self {
+            Replication::Quorum(quorum) => quorum.handle(path, body).await,
+        }
+    }
+
+    /// Lets a leader that starts go on without the followers it waits for, giving up what only `epoch` may have held.
+    pub fn accept_loss(&self, epoch: Epoch) -> Result<(), Unavailable> {
+        match self {
+            Replication::Quorum(quorum) => quorum.accept_loss(epoch),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What nodes say to each other: addresses, identities, messages, refusals, and the way there.
+//!
+//! Every message is a JSON body posted to a path of the peer. [`Transport`] is that way: HTTP in production
+//! ([`HttpTransport`]), a simulated network in the tests, both carrying the same bytes. This floor knows the shapes
+//! of messages and nothing of what they mean; `replication` does.
+
+mod client;
+mod message;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use crate::address::PeerUrl;
+pub use client::{Answer, HttpClient, HttpTransport};
+pub use message::*;
+
+/// The routes between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PeerPath {
+    /// Entries to store.
+    Replicate,
+    /// A sign of life, and who leads.
+    Heartbeat,
+    /// A promise to follow a new epoch.
+    Promise,
+    /// A part of a snapshot to install.
+    Snapshot,
+    /// Pages of a follower's store, for a leader that starts.
+    Pull,
+    /// What a node holds for one key, for a quorum read.
+    Peek,
+}
+
+impl PeerPath {
+    /// All of them.
+    pub const ALL: [PeerPath; 6] = [
+        PeerPath::Replicate,
+        PeerPath::Heartbeat,
+        PeerPath::Promise,
+        PeerPath::Snapshot,
+        PeerPath::Pull,
+        PeerPath::Peek,
+    ];
+
+    /// The path in the URL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PeerPath::Replicate => "/replicate",
+            PeerPath::Heartbeat => "/heartbeat",
+            PeerPath::Promise => "/promise",
+            PeerPath::Snapshot => "/snapshot",
+            PeerPath::Pull => "/pull",
+            PeerPath::Peek => "/peek",
+        }
+    }
+}
+
+/// Why a call to a peer gave no answer to work with.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// No answer: the peer may or may not have received the message.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// The peer answered that it did nothing, and why.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// The answer is not one this node understands.
+    #[error("answer not understood: {0}")]
+    Garbled(String),
+}
+
+/// A way to post a message to a peer and have its answer.
+pub trait Transport: Send + Sync + 'static {
+    /// Posts `body` (JSON) to `path` of `to` and gives the body of the answer. Gives up after `deadline` with
+    /// [`CallError::NoAnswer`]; the message may then still arrive.
+    fn post(
+        &self,
+        to: &PeerUrl,
+        path: PeerPath,
+        body: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, CallError>>;
+}
+
+/// Posts a message and reads the answer.
+pub async fn call<Request: Serialize, Reply: DeserializeOwned>(
+    transport: &dyn Transport,
+    to: &PeerUrl,
+    path: PeerPath,
+    request: &Request,
+    deadline: Duration,
+) -> Result<Reply, CallError> {
+    let body = encode(request);
+    let answer = transport.post(to, path, body, deadline).await?;
+    serde_json::from_slice(&answer).map_err(|error| CallError::Garbled(error.to_string()))
+}
+
+/// A message or reply as JSON.
+///
+/// # Panics
+/// Never for the types of this module: they have string keys and no failing `Serialize`.
+pub fn encode<T: Serialize>(message: &T) -> Bytes {
+    #[expect(clippy::expect_used, reason = "plain structs of strings and numbers always serialize")]
+    serde_json::to_vec(message).expect("messages serialize").into()
+}
