@@ -207,30 +207,12 @@ impl Shared {
         let started = Instant::now();
         let deadline = started + self.settings.write_timeout;
         let quorum = self.quorum_of(&write)?;
-        let encoder = EntryEncoder::new(&write);
-
-        let (answer, version) = {
-            let mut core = self.core.lock();
-            self.check_serving(&core).map_err(WriteError::Refused)?;
-            if let Err(failed) = precondition(&write, self.store.get(&write.key)) {
-                let round = self.ask_confirmation(&mut core);
-                drop(core);
+        let (version, answer) = match self.store_write(write, quorum, started) {
+            Ok(stored) => stored,
+            Err(NotStored::Refused(unavailable)) => return Err(WriteError::Refused(unavailable)),
+            Err(NotStored::Forbidden(failed, round)) => {
                 return Err(self.settle(failed, round, deadline).await);
             }
-            self.check_followers(&core, quorum).map_err(WriteError::Refused)?;
-            let version = core.version + 1;
-            self.check_room(&core, version).map_err(WriteError::Refused)?;
-
-            let (waiter, answer) = oneshot::channel();
-            core.version = version;
-            core.backlog.append(Encoded { json: encoder.finish(version), stored_at: started });
-            core.tally.open(quorum, waiter, started);
-            self.store.apply(&Entry { key: write.key, version, value: write.value });
-            if self.store.tombstones() > 0 {
-                let unneeded = (core.backlog.floor() - 1).min(self.stable(&core));
-                self.store.drop_tombstones(unneeded);
-            }
-            (answer, version)
         };
         self.wake_streams();
         if self.waiting_reads.load(Ordering::Relaxed) > 0 {
@@ -247,6 +229,36 @@ impl Shared {
                 Err(WriteError::Unknown { version, acks, quorum })
             }
         }
+    }
+
+    /// All that one write changes at the leader, in one go.
+    fn store_write(
+        &self,
+        write: Write,
+        quorum: usize,
+        now: Instant,
+    ) -> Result<(Version, oneshot::Receiver<usize>), NotStored> {
+        let encoder = EntryEncoder::new(&write);
+        let mut core = self.core.lock();
+        self.check_serving(&core)?;
+        if let Err(failed) = precondition(&write, self.store.get(&write.key)) {
+            let round = self.ask_confirmation(&mut core);
+            return Err(NotStored::Forbidden(failed, round));
+        }
+        self.check_followers(&core, quorum)?;
+        let version = core.version + 1;
+        self.check_room(&core, version)?;
+
+        let (waiter, answer) = oneshot::channel();
+        core.version = version;
+        core.backlog.append(Encoded { json: encoder.finish(version), stored_at: now });
+        core.tally.open(quorum, waiter, now);
+        self.store.apply(&Entry { key: write.key, version, value: write.value });
+        if self.store.tombstones() > 0 {
+            let unneeded = (core.backlog.floor() - 1).min(self.stable(&core));
+            self.store.drop_tombstones(unneeded);
+        }
+        Ok((version, answer))
     }
 
     fn quorum_of(&self, write: &Write) -> Result<usize, WriteError> {
@@ -474,6 +486,19 @@ impl<'a> WaitingRead<'a> {
 impl Drop for WaitingRead<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a write was not stored.
+enum NotStored {
+    Refused(Unavailable),
+    /// Its precondition does not hold; a round of confirmation has been asked for.
+    Forbidden(FailedPrecondition, u64),
+}
+
+impl From<Unavailable> for NotStored {
+    fn from(unavailable: Unavailable) -> NotStored {
+        NotStored::Refused(unavailable)
     }
 }
 

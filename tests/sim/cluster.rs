@@ -1,0 +1,634 @@
+//! One simulated cluster: real nodes on the simulated network, clients, and a hand that breaks things.
+//!
+//! The hand keeps to the promise's terms: nodes lose their memory only while the cluster is whole, and at most W of them
+//! at once. Messages, links and clocks it treats as it likes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quorate::address::PeerUrl;
+use quorate::replication::outcome::{Condition, Detail, Health, ReadError, ReadOptions, Write, WriteError};
+use quorate::replication::quorum::{Environment, FollowerSettings, LeaderSettings, Quorum, TokioTimers};
+use quorate::store::{Value, Version};
+use quorate::tasks::Tasks;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::network::{Counts, Network, Weather};
+use crate::oracle::{OpId, Oracle, Shown};
+
+const KEYS: usize = 5;
+const CLIENTS: usize = 4;
+const HEARTBEAT: Duration = Duration::from_millis(20);
+/// After the last fault, the cluster must be whole, equal everywhere and serving within this time.
+const CONVERGENCE: Duration = Duration::from_secs(30);
+
+/// What a seed decides once and for all.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub followers: usize,
+    pub write_quorum: usize,
+    pub operations: u64,
+    /// Leaders come back with other settings: another W, another list.
+    pub settings_change: bool,
+    pub backlog_max_bytes: usize,
+    pub max_tail: u64,
+}
+
+impl Plan {
+    pub fn from_seed(seed: u64) -> Plan {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x5eed);
+        let followers = rng.usize(1..=5);
+        Plan {
+            seed,
+            followers,
+            write_quorum: rng.usize(1..=followers),
+            operations: 200,
+            settings_change: rng.u8(..4) == 0,
+            backlog_max_bytes: [2_500, 6_000, 1 << 20][rng.usize(..3)],
+            max_tail: [8, 30, 1_000][rng.usize(..3)],
+        }
+    }
+}
+
+/// A leader as clients find it.
+#[derive(Clone)]
+struct LeaderHandle {
+    url: PeerUrl,
+    quorum: Quorum,
+    tasks: Tasks,
+    killed: CancellationToken,
+    members: Vec<PeerUrl>,
+    write_quorum: usize,
+}
+
+struct Inner {
+    rng: fastrand::Rng,
+    leader: Option<LeaderHandle>,
+    /// A leader that was replaced without being stopped.
+    usurped: Option<LeaderHandle>,
+    follower_tasks: BTreeMap<PeerUrl, Tasks>,
+    oracle: Oracle,
+    operations_left: u64,
+    starts: u64,
+    trace: Vec<String>,
+}
+
+/// The cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Sim {
+    plan: Plan,
+    network: Network,
+    tasks: Tasks,
+    started: Instant,
+    pool: Arc<Vec<PeerUrl>>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// What one seed gave.
+pub struct Outcome {
+    pub counts: Counts,
+    pub trace: Vec<String>,
+}
+
+/// Runs one seed to its end. Panics if anything that was promised did not hold.
+pub async fn run(plan: Plan) -> Outcome {
+    let sim = Sim::new(plan);
+    sim.start_leader();
+    let clients = Tasks::new();
+    for n in 0..CLIENTS {
+        let (sim, seed) = (sim.clone(), sim.plan.seed.wrapping_mul(31).wrapping_add(n as u64));
+        clients.spawn("client", async move { sim.client(fastrand::Rng::with_seed(seed)).await });
+    }
+    let hand = sim.break_things();
+    let done = async {
+        // Clients end by themselves when the operations are used up; a panic in one cancels the group.
+        while !clients.is_stopping() && sim.inner.lock().operations_left > 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = done => {}
+        () = hand => {}
+    }
+    assert!(!clients.is_stopping(), "a client found what must not be");
+    sim.heal().await;
+    assert!(clients.join(Duration::from_secs(60)).await, "a client hangs");
+    assert!(!clients.is_stopping(), "a client found what must not be");
+    sim.converge().await;
+    let counts = sim.network.counts();
+    let trace = std::mem::take(&mut sim.inner.lock().trace);
+    sim.stop().await;
+    Outcome { counts, trace }
+}
+
+impl Sim {
+    fn new(plan: Plan) -> Sim {
+        let tasks = Tasks::new();
+        let network = Network::new(plan.seed, tasks.clone());
+        // One more than the list needs, for lists that change.
+        let pool: Vec<PeerUrl> = (0..=plan.followers)
+            .map(|n| PeerUrl::parse(&format!("follower{n}:5000")).expect("a fine address"))
+            .collect();
+        let inner = Inner {
+            rng: fastrand::Rng::with_seed(plan.seed.rotate_left(17)),
+            leader: None,
+            usurped: None,
+            follower_tasks: BTreeMap::new(),
+            oracle: Oracle::default(),
+            operations_left: plan.operations,
+            starts: 0,
+            trace: Vec::new(),
+        };
+        let sim = Sim {
+            network,
+            tasks,
+            started: Instant::now(),
+            pool: Arc::new(pool),
+            inner: Arc::new(Mutex::new(inner)),
+            plan,
+        };
+        for url in sim.pool.clone().iter() {
+            sim.start_follower(url);
+        }
+        sim
+    }
+
+    fn trace(&self, line: String) {
+        let at = self.started.elapsed().as_millis();
+        self.inner.lock().trace.push(format!("{at} {line}"));
+    }
+
+    fn environment(&self, node_id: &str, url: &PeerUrl, tasks: &Tasks) -> Environment {
+        let started = self.started;
+        let seed = self.inner.lock().rng.u64(..);
+        // Clocks of different starts are not in step: an epoch may begin below the last one.
+        let skew = self.inner.lock().rng.u64(0..5_000);
+        Environment {
+            node_id: node_id.to_owned(),
+            advertise: url.clone(),
+            transport: self.network.transport(url),
+            timers: Arc::new(TokioTimers),
+            tasks: tasks.clone(),
+            seed,
+            unix_ms: Arc::new(move || {
+                1_000_000 + skew + u64::try_from(started.elapsed().as_millis()).expect("short")
+            }),
+        }
+    }
+
+    fn start_follower(&self, url: &PeerUrl) {
+        let tasks = Tasks::new();
+        let env = self.environment(url.as_str(), url, &tasks);
+        let settings = FollowerSettings {
+            heartbeat_interval: HEARTBEAT,
+            max_missed_heartbeats: 5,
+            read_timeout: Duration::from_millis(300),
+            batch_max_bytes: 400,
+            max_waiting_reads: 100,
+        };
+        self.network.put(url, Quorum::follower(settings, env));
+        self.inner.lock().follower_tasks.insert(url.clone(), tasks);
+    }
+
+    /// Starts a leader at an address of its own, with the plan's settings or others.
+    fn start_leader(&self) {
+        let (members, write_quorum, url) = {
+            let mut inner = self.inner.lock();
+            inner.starts += 1;
+            let url = PeerUrl::parse(&format!("leader{}:5000", inner.starts)).expect("a fine address");
+            let mut members = self.pool[..self.plan.followers].to_vec();
+            let mut write_quorum = self.plan.write_quorum;
+            if self.plan.settings_change && inner.starts > 1 {
+                let count = inner.rng.usize(1..=self.pool.len());
+                let mut pool = self.pool.to_vec();
+                inner.rng.shuffle(&mut pool);
+                members = pool[..count].to_vec();
+                write_quorum = inner.rng.usize(1..=count);
+            }
+            members.sort();
+            (members, write_quorum, url)
+        };
+        let tasks = Tasks::new();
+        let env = self.environment("leader", &url, &tasks);
+        let settings = LeaderSettings {
+            followers: members.clone(),
+            write_quorum,
+            min_delay: Duration::from_millis(1),
+            max_delay: Duration::from_millis(8),
+            heartbeat_interval: HEARTBEAT,
+            max_missed_heartbeats: 5,
+            recovery_wait: Duration::from_millis(100),
+            write_timeout: Duration::from_millis(300),
+            read_timeout: Duration::from_millis(300),
+            max_tail: self.plan.max_tail,
+            backlog_max_bytes: self.plan.backlog_max_bytes,
+            batch_max_bytes: 400,
+            max_waiting_reads: 100,
+        };
+        let quorum = Quorum::leader(settings, env);
+        self.network.put(&url, quorum.clone());
+        self.network.count("epochs");
+        self.trace(format!("start {url} of {} at W={write_quorum}", members.len()));
+        let handle =
+            LeaderHandle { url, quorum, tasks, killed: CancellationToken::new(), members, write_quorum };
+        self.inner.lock().leader = Some(handle);
+    }
+
+    async fn kill_leader(&self, handle: LeaderHandle) {
+        self.trace(format!("kill {}", handle.url));
+        self.count_snapshots(&handle);
+        self.network.remove(&handle.url);
+        handle.killed.cancel();
+        handle.tasks.cancel();
+        handle.tasks.join(Duration::ZERO).await;
+    }
+
+    fn count_snapshots(&self, handle: &LeaderHandle) {
+        if let Detail::Leader { snapshots, .. } = handle.quorum.health().detail {
+            (0..snapshots).for_each(|_| self.network.count("snapshots"));
+            // Beyond the first of each follower: it had fallen behind, or restarted.
+            (handle.members.len() as u64..snapshots).for_each(|_| self.network.count("resyncs"));
+        }
+    }
+
+    // ---- clients ------------------------------------------------------------------------------------------------
+
+    async fn client(&self, mut rng: fastrand::Rng) {
+        let mut known = [0; KEYS];
+        loop {
+            {
+                let mut inner = self.inner.lock();
+                if inner.operations_left == 0 {
+                    return;
+                }
+                inner.operations_left -= 1;
+            }
+            let leader = {
+                let inner = self.inner.lock();
+                let usurped = inner.usurped.clone().filter(|_| rng.bool());
+                usurped.or_else(|| inner.leader.clone())
+            };
+            match leader {
+                Some(leader) if rng.u8(..10) < 6 => self.write(&mut rng, &leader, &mut known).await,
+                leader => self.read(&mut rng, leader.as_ref(), &known).await,
+            }
+            sleep(Duration::from_millis(rng.u64(0..40))).await;
+        }
+    }
+
+    async fn write(&self, rng: &mut fastrand::Rng, leader: &LeaderHandle, known: &mut [Version; KEYS]) {
+        let key = rng.usize(..KEYS);
+        let is_delete = rng.u8(..5) == 0;
+        let if_version = match rng.u8(..6) {
+            0 => Some(known[key]),
+            1 => Some(0),
+            _ => None,
+        };
+        let quorum = (rng.u8(..5) == 0).then(|| rng.u64(1..=leader.members.len() as u64));
+        let (id, floor) = {
+            let mut inner = self.inner.lock();
+            (inner.oracle.begin(key, is_delete, if_version), inner.oracle.floor(key))
+        };
+        let write = Write {
+            key: key_name(key).into(),
+            value: (!is_delete).then(|| Value::from_json_text(&id.to_string())),
+            quorum,
+            if_version,
+        };
+        let result = leader.killed.run_until_cancelled(leader.quorum.write(write)).await;
+        self.trace(format!("write {id} key {key} delete {is_delete} if {if_version:?}: {result:?}"));
+        let mut inner = self.inner.lock();
+        let oracle = &mut inner.oracle;
+        match result {
+            None => oracle.unknown(id, None),
+            Some(Ok(written)) => {
+                known[key] = if is_delete { 0 } else { written.version };
+                oracle.acknowledged(id, written.version, written.quorum >= leader.write_quorum);
+            }
+            Some(Err(WriteError::Unknown { version, .. })) => oracle.unknown(id, Some(version)),
+            Some(Err(WriteError::VersionMismatch { version })) => {
+                known[key] = version;
+                oracle.refused(id);
+                oracle.rested_on(key, version, floor);
+            }
+            Some(Err(WriteError::KeyNotFound)) => {
+                oracle.refused(id);
+                oracle.rested_on(key, 0, floor);
+            }
+            Some(Err(WriteError::Refused(_))) => oracle.refused(id),
+            Some(Err(error @ (WriteError::Invalid(_) | WriteError::NotLeader { .. }))) => {
+                panic!("seed {}: {error}", self.plan.seed)
+            }
+        }
+    }
+
+    async fn read(&self, rng: &mut fastrand::Rng, leader: Option<&LeaderHandle>, known: &[Version; KEYS]) {
+        let key = rng.usize(..KEYS);
+        let members = leader.map_or_else(|| self.pool[..self.plan.followers].to_vec(), |l| l.members.clone());
+        let write_quorum = leader.map_or(self.plan.write_quorum, |leader| leader.write_quorum);
+        let floor = self.inner.lock().oracle.floor(key);
+        let at_leader = leader.filter(|_| rng.bool());
+        let node = match at_leader {
+            Some(leader) => Some(leader.quorum.clone()),
+            None => self.network.node(&members[rng.usize(..members.len())]),
+        };
+        let Some(node) = node else { return };
+        let options = match rng.u8(..4) {
+            0 => ReadOptions::default(),
+            1 if at_leader.is_some() => {
+                ReadOptions { min_acks: Some(write_quorum as u64), ..ReadOptions::default() }
+            }
+            // R > F − W.
+            2 => ReadOptions {
+                quorum: Some((members.len() - write_quorum + 1) as u64),
+                ..ReadOptions::default()
+            },
+            _ => ReadOptions { min_version: Some(known[key]), ..ReadOptions::default() },
+        };
+        let result = node.read(&key_name(key), options).await;
+        self.trace(format!("read key {key} {options:?}: {result:?}"));
+        let shown: Shown = match &result {
+            Ok(found) => Some((found.version, found.value.as_str().parse().expect("values are numbers"))),
+            Err(ReadError::KeyNotFound) => None,
+            Err(_) => return,
+        };
+        let mut inner = self.inner.lock();
+        // A quorum read counts the nodes that its node knows of, which after a change of the list may be old news:
+        // it promises what it promises for that list.
+        let is_linearizable =
+            options.min_acks.is_some() || options.quorum.is_some() && !self.plan.settings_change;
+        if is_linearizable && options.min_acks.is_some() {
+            inner.oracle.shown_linearizable(key, shown, floor);
+        } else if is_linearizable {
+            // As new as every acknowledged write; what it shows beyond that need not be settled.
+            inner.oracle.shown(key, shown);
+            match shown {
+                Some((version, _)) => {
+                    assert!(version >= floor, "key {key}: quorum read showed {version}, not {floor}")
+                }
+                None => inner.oracle.rested_on(key, 0, floor),
+            }
+        } else {
+            inner.oracle.shown(key, shown);
+            if let (Some(wanted), Some((version, _))) = (options.min_version, shown) {
+                assert!(version >= wanted, "key {key}: {version} shown, min_version was {wanted}");
+            }
+        }
+    }
+
+    // ---- the hand that breaks things ----------------------------------------------------------------------------
+
+    async fn break_things(&self) {
+        loop {
+            let wait = self.inner.lock().rng.u64(10..250);
+            sleep(Duration::from_millis(wait)).await;
+            let choice = self.inner.lock().rng.u8(..12);
+            match choice {
+                0..=2 => self.change_weather(),
+                3 | 4 => self.cut_links().await,
+                5 => self.pause_somebody().await,
+                6 => self.usurp().await,
+                _ => self.lose_memory().await,
+            }
+        }
+    }
+
+    fn change_weather(&self) {
+        let weather = {
+            let rng = &mut self.inner.lock().rng;
+            let mut often = || if rng.bool() { rng.u32(0..120) } else { 0 };
+            Weather { lost: often(), delayed: often(), doubled: often(), doubled_late: often() }
+        };
+        self.trace(format!("{weather:?}"));
+        self.network.set_weather(weather);
+    }
+
+    async fn cut_links(&self) {
+        let nodes = self.nodes();
+        let wait = {
+            let rng = &mut self.inner.lock().rng;
+            for _ in 0..rng.usize(1..4) {
+                let (a, b) = (&nodes[rng.usize(..nodes.len())], &nodes[rng.usize(..nodes.len())]);
+                self.network.cut(a, b);
+                if rng.bool() {
+                    self.network.cut(b, a);
+                }
+            }
+            rng.u64(20..600)
+        };
+        self.network.count("partition");
+        self.trace("cut".into());
+        sleep(Duration::from_millis(wait)).await;
+        self.network.mend();
+    }
+
+    async fn pause_somebody(&self) {
+        let nodes = self.nodes();
+        let wait = {
+            let rng = &mut self.inner.lock().rng;
+            self.network.pause(&nodes[rng.usize(..nodes.len())]);
+            rng.u64(20..600)
+        };
+        self.network.count("pause");
+        self.trace("pause".into());
+        sleep(Duration::from_millis(wait)).await;
+        self.network.resume_all();
+    }
+
+    fn nodes(&self) -> Vec<PeerUrl> {
+        let inner = self.inner.lock();
+        let leaders = inner.leader.iter().chain(&inner.usurped).map(|leader| leader.url.clone());
+        leaders.chain(self.pool.iter().cloned()).collect()
+    }
+
+    /// Takes up to W nodes at once, if the cluster is whole, and brings them back later.
+    async fn lose_memory(&self) {
+        let Some(leader) = self.whole_leader() else { return };
+        let (victims, wait) = {
+            let rng = &mut self.inner.lock().rng;
+            let mut nodes: Vec<Option<PeerUrl>> =
+                leader.members.iter().cloned().map(Some).chain([None]).collect();
+            rng.shuffle(&mut nodes);
+            nodes.truncate(rng.usize(1..=leader.write_quorum));
+            (nodes, rng.u64(0..300))
+        };
+        let takes_leader = victims.contains(&None);
+        for url in victims.iter().flatten() {
+            self.network.remove(url);
+            let tasks = self.inner.lock().follower_tasks.remove(url);
+            if let Some(tasks) = tasks {
+                tasks.cancel();
+            }
+            self.network.count("follower restart");
+        }
+        self.trace(format!("lose {victims:?}"));
+        if takes_leader {
+            self.inner.lock().leader = None;
+            self.kill_leader(leader).await;
+            self.network.count("leader restart");
+        }
+        sleep(Duration::from_millis(wait)).await;
+        for url in victims.iter().flatten() {
+            self.start_follower(url);
+        }
+        if takes_leader {
+            self.start_leader();
+            // Sometimes it dies again before it serves. It has no memory yet that would count as lost.
+            let early = {
+                let rng = &mut self.inner.lock().rng;
+                (rng.u8(..3) == 0).then(|| rng.u64(1..120))
+            };
+            if let Some(early) = early {
+                sleep(Duration::from_millis(early)).await;
+                let recovering = self
+                    .inner
+                    .lock()
+                    .leader
+                    .take_if(|leader| leader.quorum.health().condition == Condition::Recovering);
+                if let Some(recovering) = recovering {
+                    self.network.count("leader killed while recovering");
+                    self.kill_leader(recovering).await;
+                    self.start_leader();
+                }
+            }
+        }
+    }
+
+    /// Starts a second leader while the first goes on, as a mistake of operation would.
+    async fn usurp(&self) {
+        let Some(old) = self.whole_leader() else { return };
+        self.network.count("two leaders");
+        self.inner.lock().usurped = Some(old.clone());
+        self.start_leader();
+        let wait = self.inner.lock().rng.u64(100..800);
+        sleep(Duration::from_millis(wait)).await;
+        self.inner.lock().usurped = None;
+        self.kill_leader(old).await;
+    }
+
+    /// The leader, if it serves and all its followers are up and complete.
+    fn whole_leader(&self) -> Option<LeaderHandle> {
+        let leader = self.inner.lock().leader.clone()?;
+        (is_whole(&leader.quorum.health())).then_some(leader)
+    }
+
+    async fn heal(&self) {
+        self.network.set_weather(Weather::default());
+        self.network.mend();
+        self.network.resume_all();
+        let usurped = self.inner.lock().usurped.take();
+        if let Some(usurped) = usurped {
+            self.kill_leader(usurped).await;
+        }
+        if self.inner.lock().leader.is_none() {
+            self.start_leader();
+        }
+        for url in self.pool.iter() {
+            if self.network.node(url).is_none() {
+                self.start_follower(url);
+            }
+        }
+        self.trace("healed".into());
+    }
+
+    /// Without another write, all nodes come to hold the same; then a write reaches every follower.
+    async fn converge(&self) {
+        let deadline = Instant::now() + CONVERGENCE;
+        let leader = loop {
+            let leader = self.inner.lock().leader.clone().expect("healed");
+            let health = leader.quorum.health();
+            if is_whole(&health) && lags(&health).all(|lag| lag == 0) {
+                break leader;
+            }
+            if is_deposed(&health) {
+                // It met a higher epoch in the storm: an operator restarts the one that is meant to lead.
+                self.inner.lock().leader = None;
+                self.kill_leader(leader).await;
+                self.start_leader();
+                continue;
+            }
+            assert!(Instant::now() < deadline, "not whole again: {health:?}");
+            sleep(Duration::from_millis(20)).await;
+        };
+        let data = data_of(&leader.quorum);
+        for url in &leader.members {
+            let node = self.network.node(url).expect("healed");
+            assert_eq!(data_of(&node), data, "{url} differs from the leader");
+        }
+        self.trace(format!("final {data:?}"));
+        self.inner.lock().oracle.check_final(&data);
+        let write = Write {
+            key: "last".into(),
+            value: Some(Value::from_json_text("0")),
+            quorum: Some(leader.members.len() as u64),
+            if_version: None,
+        };
+        let written = leader.quorum.write(write).await;
+        assert!(written.is_ok(), "a whole cluster does not take a write: {written:?}");
+        self.count_snapshots(&leader);
+        let inner = self.inner.lock();
+        let acknowledged =
+            inner.oracle.ops.iter().filter(|op| op.fate == crate::oracle::Fate::Acknowledged).count();
+        let refused = inner.oracle.ops.iter().filter(|op| op.fate == crate::oracle::Fate::Refused).count();
+        let unknown = inner.oracle.ops.iter().filter(|op| op.fate == crate::oracle::Fate::Unknown).count();
+        for (what, n) in
+            [("writes acknowledged", acknowledged), ("writes refused", refused), ("writes unknown", unknown)]
+        {
+            (0..n).for_each(|_| self.network.count(what));
+        }
+        (0..inner.oracle.reads_checked).for_each(|_| self.network.count("reads checked"));
+    }
+
+    async fn stop(self) {
+        let (leader, followers) = {
+            let mut inner = self.inner.lock();
+            (inner.leader.take(), std::mem::take(&mut inner.follower_tasks))
+        };
+        if let Some(leader) = leader {
+            self.kill_leader(leader).await;
+        }
+        for tasks in followers.into_values() {
+            tasks.cancel();
+            tasks.join(Duration::ZERO).await;
+        }
+        for url in self.pool.iter() {
+            self.network.remove(url);
+        }
+        self.tasks.cancel();
+        self.tasks.join(Duration::ZERO).await;
+    }
+}
+
+fn key_name(key: usize) -> String {
+    format!("k{key}")
+}
+
+fn is_whole(health: &Health) -> bool {
+    health.condition == Condition::Healthy
+}
+
+fn is_deposed(health: &Health) -> bool {
+    health.message.as_ref().is_some_and(|message| message.contains("another leader has taken over"))
+}
+
+fn lags(health: &Health) -> impl Iterator<Item = u64> {
+    match &health.detail {
+        Detail::Leader { followers, .. } => followers.iter().map(|follower| follower.lag),
+        Detail::Follower { .. } => panic!("asked a leader"),
+    }
+}
+
+fn data_of(node: &Quorum) -> BTreeMap<usize, (Version, OpId)> {
+    let page = node.page("k", None, 1_000).expect("a complete node");
+    let entries = page.entries.iter().map(|entry| {
+        let key = entry.key[1..].parse().expect("keys are k and a number");
+        let value = entry.value.as_ref().expect("pages hold live entries");
+        (key, (entry.version, value.as_str().parse().expect("values are numbers")))
+    });
+    entries.collect()
+}
