@@ -36,6 +36,8 @@ pub struct Plan {
     pub settings_change: bool,
     pub backlog_max_bytes: usize,
     pub max_tail: u64,
+    /// Prints the history as it happens.
+    pub verbose: bool,
 }
 
 impl Plan {
@@ -50,6 +52,7 @@ impl Plan {
             settings_change: rng.u8(..4) == 0,
             backlog_max_bytes: [2_500, 6_000, 1 << 20][rng.usize(..3)],
             max_tail: [8, 30, 1_000][rng.usize(..3)],
+            verbose: false,
         }
     }
 }
@@ -71,6 +74,8 @@ struct Inner {
     /// A leader that was replaced without being stopped.
     usurped: Option<LeaderHandle>,
     follower_tasks: BTreeMap<PeerUrl, Tasks>,
+    /// The followers that were complete when the cluster was last whole and have kept their memory since.
+    holders: Vec<PeerUrl>,
     oracle: Oracle,
     operations_left: u64,
     starts: u64,
@@ -139,6 +144,7 @@ impl Sim {
             leader: None,
             usurped: None,
             follower_tasks: BTreeMap::new(),
+            holders: Vec::new(),
             oracle: Oracle::default(),
             operations_left: plan.operations,
             starts: 0,
@@ -160,6 +166,9 @@ impl Sim {
 
     fn trace(&self, line: String) {
         let at = self.started.elapsed().as_millis();
+        if self.plan.verbose {
+            println!("{at} {line}");
+        }
         self.inner.lock().trace.push(format!("{at} {line}"));
     }
 
@@ -195,7 +204,8 @@ impl Sim {
         self.inner.lock().follower_tasks.insert(url.clone(), tasks);
     }
 
-    /// Starts a leader at an address of its own, with the plan's settings or others.
+    /// Starts a leader at an address of its own, with the plan's settings or others. A list may change as it likes, but
+    /// one follower of the last one whose memory was not lost must be in it: blank followers alone know of nothing.
     fn start_leader(&self) {
         let (members, write_quorum, url) = {
             let mut inner = self.inner.lock();
@@ -207,6 +217,9 @@ impl Sim {
                 let count = inner.rng.usize(1..=self.pool.len());
                 let mut pool = self.pool.to_vec();
                 inner.rng.shuffle(&mut pool);
+                let keeps =
+                    pool.iter().position(|url| inner.holders.contains(url)).expect("W - 1 lost at most");
+                pool.swap(0, keeps);
                 members = pool[..count].to_vec();
                 write_quorum = inner.rng.usize(1..=count);
             }
@@ -375,7 +388,8 @@ impl Sim {
             }
         } else {
             inner.oracle.shown(key, shown);
-            if let (Some(wanted), Some((version, _))) = (options.min_version, shown) {
+            // A version that no quorum of W held may vanish with its leader; a settled one may not.
+            if let (Some(wanted), Some((version, _))) = (options.min_version.filter(|v| *v <= floor), shown) {
                 assert!(version >= wanted, "key {key}: {version} shown, min_version was {wanted}");
             }
         }
@@ -458,6 +472,8 @@ impl Sim {
             (nodes, rng.u64(0..300))
         };
         let takes_leader = victims.contains(&None);
+        self.inner.lock().holders =
+            leader.members.iter().filter(|url| !victims.contains(&Some((*url).clone()))).cloned().collect();
         for url in victims.iter().flatten() {
             self.network.remove(url);
             let tasks = self.inner.lock().follower_tasks.remove(url);
@@ -503,6 +519,7 @@ impl Sim {
     async fn usurp(&self) {
         let Some(old) = self.whole_leader() else { return };
         self.network.count("two leaders");
+        self.inner.lock().holders = old.members.clone();
         self.inner.lock().usurped = Some(old.clone());
         self.start_leader();
         let wait = self.inner.lock().rng.u64(100..800);
@@ -511,10 +528,18 @@ impl Sim {
         self.kill_leader(old).await;
     }
 
-    /// The leader, if it serves and all its followers are up and complete.
+    /// The leader, if it serves and all its followers are up and complete, by its own word and by theirs: it may not have
+    /// noticed yet that one has restarted.
     fn whole_leader(&self) -> Option<LeaderHandle> {
         let leader = self.inner.lock().leader.clone()?;
-        (is_whole(&leader.quorum.health())).then_some(leader)
+        let health = leader.quorum.health();
+        let is_current = |url| {
+            self.network.node(url).is_some_and(|node| match node.health().detail {
+                Detail::Follower { data_epoch, .. } => data_epoch.as_ref() == Some(&health.epoch),
+                Detail::Leader { .. } => false,
+            })
+        };
+        (is_whole(&health) && leader.members.iter().all(is_current)).then_some(leader)
     }
 
     async fn heal(&self) {
@@ -542,7 +567,7 @@ impl Sim {
         let leader = loop {
             let leader = self.inner.lock().leader.clone().expect("healed");
             let health = leader.quorum.health();
-            if is_whole(&health) && lags(&health).all(|lag| lag == 0) {
+            if self.whole_leader().is_some() && lags(&health).all(|lag| lag == 0) {
                 break leader;
             }
             if is_deposed(&health) {
