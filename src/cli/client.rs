@@ -213,7 +213,7 @@ pub(super) struct GetArgs {
     #[arg(long, value_name = "R")]
     quorum: Option<u64>,
     /// At the leader: wait until N followers hold what is answered
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "quorum")]
     min_acks: Option<u64>,
     /// Wait until the node holds every write up to V
     #[arg(long, value_name = "V")]

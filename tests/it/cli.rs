@@ -345,10 +345,9 @@ fn the_commands_for_people_do_what_they_say() {
     let put = ok(cluster.ask(0, &["put", "user:1", value, "--quorum", "2", "--if-version", "0"]));
     assert!(put.starts_with("stored as version 1, acknowledged by 2 followers (quorum 2)"), "{put}");
     assert_eq!(ok(cluster.ask(0, &["get", "user:1"])), format!("{value}\n"));
-    assert_eq!(
-        ok(cluster.ask(0, &["get", "user:1", "--quorum", "2", "--min-acks", "2"])),
-        format!("{value}\n")
-    );
+    for option in ["--quorum", "--min-acks"] {
+        assert_eq!(ok(cluster.ask(0, &["get", "user:1", option, "2"])), format!("{value}\n"));
+    }
     assert_eq!(ok(cluster.ask(1, &["get", "user:1", "--min-version", "1"])), format!("{value}\n"));
     ok(cluster.ask(0, &["put", "odd key", "-1", "--quorum", "2"]));
     assert_eq!(ok(cluster.ask(2, &["data"])), format!("\"odd key\"\t2\t-1\nuser:1\t1\t{value}\n"));

@@ -115,11 +115,12 @@ fn announcement(cluster: &LocalCluster, options: &ClusterOptions) -> String {
     let leader = &cluster.leader;
     let follower = cluster.followers.first().unwrap_or(leader);
     text.push_str(&format!(
-        "\nThe cluster is ready: a write is acknowledged by {} of {} followers. Try:\n\n  \
+        "\nTheir CLUSTER_TOKEN, made up for this run: {}\n\n\
+         The cluster is ready: a write is acknowledged by {} of {} followers. Try:\n\n  \
          curl --json '{{\"key\":\"greeting\",\"value\":\"hello\"}}' {leader}/write\n  \
          curl '{follower}/read?key=greeting'\n  \
          quorate status --url {leader}\n\nCtrl-C stops it.\n\n",
-        options.write_quorum, options.followers,
+        cluster.cluster_token, options.write_quorum, options.followers,
     ));
     text
 }
