@@ -1,11 +1,28 @@
 //! The composition root: config → store, replication, router. Owns every task; starts and stops a node.
+//!
+//! Two groups of tasks, because of the order in which a node stops: the connections first, since their open writes
+//! still need the links to the followers for their quorum, then the replication.
 
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
 
 use crate::config::Config;
+use crate::http::{self, Api};
+use crate::replication::Replication;
+use crate::tasks::Tasks;
+
+/// How long the replication's own tasks may take to end: nobody waits for them any more, they only have to notice.
+const REPLICATION_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running node.
-pub struct Node {}
+pub struct Node {
+    addr: SocketAddr,
+    shutdown_timeout: Duration,
+    connections: Tasks,
+    replication: Tasks,
+}
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -23,25 +40,55 @@ pub enum StartError {
     Client(String),
 }
 
-#[expect(clippy::unimplemented, clippy::unused_async)]
 impl Node {
     /// Binds, builds, starts to serve.
-    pub async fn start(_config: Config) -> Result<Node, StartError> {
-        unimplemented!()
+    pub async fn start(config: Config) -> Result<Node, StartError> {
+        let address = SocketAddr::new(config.host, config.port);
+        let bind = |error| StartError::Bind { address, error };
+        let listener = TcpListener::bind(address).await.map_err(bind)?;
+        let addr = listener.local_addr().map_err(bind)?;
+        let (connections, replication_tasks) = (Tasks::new(), Tasks::new());
+        let replication = build_replication(&config, addr, &replication_tasks)?;
+        let Config { node_id, cluster_token, limits, .. } = config;
+        let shutdown_timeout = limits.shutdown_timeout;
+        let router = http::router(Api { node_id, cluster_token, limits: limits.clone(), replication });
+        connections.spawn("accept", http::serve(listener, router, limits, connections.clone()));
+        Ok(Node { addr, shutdown_timeout, connections, replication: replication_tasks })
     }
 
     /// The address it listens on.
     pub fn addr(&self) -> SocketAddr {
-        unimplemented!()
+        self.addr
     }
 
     /// Completes when the node wants to stop by itself: one of its tasks has failed.
     pub async fn failed(&self) {
-        unimplemented!()
+        tokio::select! {
+            () = self.connections.stopping() => {}
+            () = self.replication.stopping() => {}
+        }
     }
 
     /// Stops: no new requests, open ones have `SHUTDOWN_TIMEOUT` to finish, then every task ends.
     pub async fn stop(self) {
-        unimplemented!()
+        self.connections.cancel();
+        if !self.connections.join(self.shutdown_timeout).await {
+            tracing::warn!("requests were still open after SHUTDOWN_TIMEOUT and were cut off");
+        }
+        self.replication.cancel();
+        if !self.replication.join(REPLICATION_STOP_TIMEOUT).await {
+            tracing::warn!("replication did not end when told and was aborted");
+        }
     }
 }
+
+// ---- To be filled in with the quorum part -------------------------------------------------------------------------
+
+/// Builds this node's part in replication; its tasks go into `tasks`. `addr` is where the node listens: what it
+/// advertises unless `ADVERTISE` says otherwise.
+#[expect(clippy::unnecessary_wraps, reason = "the client for the other nodes may fail")]
+fn build_replication(_config: &Config, _addr: SocketAddr, _tasks: &Tasks) -> Result<Replication, StartError> {
+    Ok(Replication::Quorum(crate::replication::quorum::Quorum {}))
+}
+
+// -------------------------------------------------------------------------------------------------------------------
