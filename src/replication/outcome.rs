@@ -232,6 +232,8 @@ pub struct FollowerHealth {
     pub lag: u64,
     /// Heartbeats missed in a row.
     pub missed_heartbeats: u32,
+    /// Why it is not used although it answers, if so.
+    pub problem: Option<String>,
 }
 
 /// Delays, in microseconds, over all messages to all followers.

@@ -83,13 +83,15 @@ pub struct Header {
     pub to: Incarnation,
 }
 
-/// The followers of an epoch and the quorum its writes are acknowledged at.
+/// What an epoch's promises rest on: its followers, the quorum its writes are acknowledged at, and its `MAX_TAIL`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// All followers, sorted.
     pub followers: Vec<PeerUrl>,
     /// Followers that must hold a write before it is acknowledged.
     pub write_quorum: usize,
+    /// Versions its leader may assign above what `write_quorum` followers hold: what the next leader has to skip.
+    pub max_tail: u64,
 }
 
 /// `POST /promise`: follow this epoch and no lower one.
@@ -271,6 +273,7 @@ pub struct PeekReply {
     /// The key's version, if the node holds one (a tombstone's too).
     pub version: Option<Version>,
     /// Its value, unless deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub value: Option<Value>,
 }
 

@@ -1,0 +1,566 @@
+//! The leader: admission, versions, the backlog, the tally, and what all links share.
+//!
+//! Everything that must change together is in [`Core`], behind one short lock that is never held across an await:
+//! a write checks, takes its version, goes into the backlog, the store and the tally in one go. The links ([`super::link`])
+//! are woken afterwards and do the sending; the client waits on its tally.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::backlog::{Backlog, Encoded};
+use super::progress::Progress;
+use super::tally::{FOLLOWERS_MAX, Tally};
+use super::{DelayRange, Environment, LeaderSettings};
+use crate::address::PeerUrl;
+use crate::observe::LatencyRecorder;
+use crate::replication::outcome::{Unavailable, Write, WriteError, Written};
+use crate::store::{Entry, Store, Version, Versioned};
+use crate::wire::{Epoch, Incarnation, Membership};
+
+/// Whether the leader takes requests.
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// Asking the followers, or bringing enough of them up to date.
+    Recovering,
+    /// Taking requests.
+    Serving,
+    /// Another leader has been promised a higher epoch. For good.
+    Deposed(Epoch),
+}
+
+/// Followers that must be complete before the leader serves, out of a list of links.
+#[derive(Clone, Debug)]
+pub(super) struct Obligation {
+    pub(super) links: Vec<usize>,
+    pub(super) needed: usize,
+}
+
+/// What changes together.
+pub(super) struct Core {
+    pub(super) phase: Phase,
+    pub(super) epoch: Epoch,
+    /// The last version assigned.
+    pub(super) version: Version,
+    pub(super) backlog: Backlog,
+    pub(super) tally: Tally<oneshot::Sender<usize>>,
+    /// One per link: the followers in the order of `FOLLOWERS`, then those of earlier lists until the leader serves.
+    pub(super) progress: Vec<Progress>,
+    pub(super) obligations: Vec<Obligation>,
+    /// Recorded by followers with their state: the current membership last.
+    pub(super) memberships: Vec<Membership>,
+    /// Rounds of confirmation asked for by reads.
+    pub(super) rounds: u64,
+    /// Numbers snapshots.
+    pub(super) snapshots: u64,
+    pub(super) rng: fastrand::Rng,
+    /// What a leader that starts waits for; `None` once it has its store.
+    pub(super) waiting_for: Option<super::recovery::Wait>,
+    pub(super) accepted_loss: Option<Epoch>,
+    pub(super) delays: Delays,
+}
+
+/// The delays drawn and those that came of them.
+#[derive(Default)]
+pub(super) struct Delays {
+    pub(super) asked: LatencyRecorder,
+    pub(super) injected: LatencyRecorder,
+}
+
+/// A link's end at the leader: where it leads, and how its tasks are woken.
+pub(super) struct Link {
+    pub(super) url: PeerUrl,
+    /// There are entries to send, or a reason to look anew.
+    pub(super) stream: Notify,
+    /// A confirmation is wanted now.
+    pub(super) beat: Notify,
+    /// A snapshot is needed, or no more.
+    pub(super) snapshot: Notify,
+}
+
+/// What the leader's tasks and requests share.
+pub(super) struct Shared {
+    pub(super) settings: LeaderSettings,
+    pub(super) env: Environment,
+    pub(super) incarnation: Incarnation,
+    pub(super) core: Mutex<Core>,
+    pub(super) store: Store,
+    /// The current followers and W.
+    pub(super) membership: Membership,
+    /// In the order of `FOLLOWERS`, then those of earlier lists. Made once, when recovery has a store.
+    pub(super) links: OnceLock<Vec<Link>>,
+    /// Something that a waiting read may wait for has changed.
+    pub(super) changed: Notify,
+    pub(super) waiting_reads: AtomicUsize,
+    /// An operator has accepted a loss.
+    pub(super) accepted: Notify,
+}
+
+impl Link {
+    pub(super) fn new(url: PeerUrl) -> Link {
+        Link { url, stream: Notify::new(), beat: Notify::new(), snapshot: Notify::new() }
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.stream.notify_one();
+        self.beat.notify_one();
+        self.snapshot.notify_one();
+    }
+}
+
+impl Core {
+    /// Links of the current followers.
+    fn members(&self, count: usize) -> &[Progress] {
+        &self.progress[..count.min(self.progress.len())]
+    }
+}
+
+impl Shared {
+    /// All links (none before recovery has made them).
+    pub(super) fn links(&self) -> &[Link] {
+        self.links.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// W.
+    pub(super) fn write_quorum(&self) -> usize {
+        self.membership.write_quorum
+    }
+
+    /// F.
+    pub(super) fn follower_count(&self) -> usize {
+        self.membership.followers.len()
+    }
+
+    /// Progress of the current followers (none before recovery has made the links).
+    pub(super) fn members<'a>(&self, core: &'a Core) -> &'a [Progress] {
+        core.members(self.follower_count())
+    }
+
+    /// The version up to which W complete followers hold everything. Nothing at or below it can vanish with a leader.
+    pub(super) fn stable(&self, core: &Core) -> Version {
+        let mut through = [0; FOLLOWERS_MAX];
+        let complete = self.members(core).iter().filter(|p| p.is_complete());
+        for (slot, progress) in through.iter_mut().zip(complete) {
+            *slot = progress.held().through();
+        }
+        *through.select_nth_unstable_by(self.write_quorum() - 1, |a, b| b.cmp(a)).1
+    }
+
+    /// Complete followers that hold `version`.
+    fn holders(&self, core: &Core, version: Version) -> usize {
+        self.members(core).iter().filter(|p| p.is_complete() && p.held().contains(version)).count()
+    }
+
+    /// Complete followers that have confirmed this leader in `round` or later.
+    fn confirmers(&self, core: &Core, round: u64) -> usize {
+        self.members(core).iter().filter(|p| p.is_complete() && p.confirmed() >= round).count()
+    }
+
+    /// Refuses unless the leader serves.
+    pub(super) fn check_serving(&self, core: &Core) -> Result<(), Unavailable> {
+        match &core.phase {
+            Phase::Serving => Ok(()),
+            Phase::Recovering => Err(Unavailable::new("recovering", self.recovery_message(core))),
+            Phase::Deposed(by) => Err(Unavailable::new(
+                "deposed",
+                format!(
+                    "another leader has taken over with epoch {by}: stop this one, or restart it if it is the right one"
+                ),
+            )),
+        }
+    }
+
+    pub(super) fn recovery_message(&self, core: &Core) -> String {
+        match &core.waiting_for {
+            Some(wait) => format!("the leader is recovering: {}", wait.message),
+            None => "the leader is recovering: bringing enough followers up to date".into(),
+        }
+    }
+
+    /// Refuses unless `quorum` complete followers are up.
+    pub(super) fn check_followers(&self, core: &Core, quorum: usize) -> Result<(), Unavailable> {
+        let up = self.members(core).iter().filter(|p| p.is_serving()).count();
+        if up >= quorum {
+            return Ok(());
+        }
+        Err(Unavailable::new(
+            "followers_down",
+            format!(
+                "{up} of {} followers are up and complete, {quorum} are needed: nothing was stored, try again",
+                self.follower_count()
+            ),
+        ))
+    }
+
+    /// Wakes all links to send.
+    fn wake_streams(&self) {
+        for link in self.links() {
+            link.stream.notify_one();
+        }
+    }
+
+    /// Stores a write and waits for its quorum.
+    pub(super) async fn write(&self, write: Write) -> Result<Written, WriteError> {
+        let started = Instant::now();
+        let deadline = started + self.settings.write_timeout;
+        let quorum = self.quorum_of(&write)?;
+        let encoder = EntryEncoder::new(&write);
+
+        let (answer, version) = {
+            let mut core = self.core.lock();
+            self.check_serving(&core).map_err(WriteError::Refused)?;
+            if let Err(failed) = precondition(&write, self.store.get(&write.key)) {
+                let round = self.ask_confirmation(&mut core);
+                drop(core);
+                return Err(self.settle(failed, round, deadline).await);
+            }
+            self.check_followers(&core, quorum).map_err(WriteError::Refused)?;
+            let version = core.version + 1;
+            self.check_room(&core, version).map_err(WriteError::Refused)?;
+
+            let (waiter, answer) = oneshot::channel();
+            core.version = version;
+            core.backlog.append(Encoded { json: encoder.finish(version), stored_at: started });
+            core.tally.open(quorum, waiter, started);
+            self.store.apply(&Entry { key: write.key, version, value: write.value });
+            if self.store.tombstones() > 0 {
+                let unneeded = (core.backlog.floor() - 1).min(self.stable(&core));
+                self.store.drop_tombstones(unneeded);
+            }
+            (answer, version)
+        };
+        self.wake_streams();
+        if self.waiting_reads.load(Ordering::Relaxed) > 0 {
+            self.changed.notify_waiters();
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(acks)) => Ok(Written { version, acks, quorum }),
+            _ => {
+                let acks = self.core.lock().tally.expire(version);
+                // The last acknowledgement may have come between the deadline and the lock.
+                if acks >= quorum {
+                    return Ok(Written { version, acks, quorum });
+                }
+                Err(WriteError::Unknown { version, acks, quorum })
+            }
+        }
+    }
+
+    fn quorum_of(&self, write: &Write) -> Result<usize, WriteError> {
+        let Some(asked) = write.quorum else { return Ok(self.write_quorum()) };
+        let count = self.follower_count();
+        match usize::try_from(asked) {
+            Ok(quorum) if (1..=count).contains(&quorum) => Ok(quorum),
+            _ => Err(WriteError::Invalid(format!(
+                "quorum={asked}: it counts followers, so it must be from 1 to {count}"
+            ))),
+        }
+    }
+
+    /// Versions must stay within `MAX_TAIL` of what W followers hold, so that the next leader can skip all that this one
+    /// may have assigned; and a client that waits must not lose its place in the tally.
+    fn check_room(&self, core: &Core, version: Version) -> Result<(), Unavailable> {
+        let stable = self.stable(core);
+        if version - stable.min(version) > self.settings.max_tail {
+            return Err(Unavailable::new(
+                "tail_full",
+                format!(
+                    "WRITE_QUORUM followers hold every write up to {stable} only, MAX_TAIL ({}) behind: nothing was stored, \
+                     try again when they have caught up",
+                    self.settings.max_tail
+                ),
+            ));
+        }
+        if core.tally.is_full() {
+            return Err(Unavailable::new(
+                "overloaded",
+                "too many writes wait for their quorum: nothing was stored, try again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// A refusal that rests on a version is a read of it, and answered like one: only once W followers hold it, and
+    /// have confirmed this leader since. Nobody is refused because of a write that then vanishes.
+    async fn settle(&self, failed: FailedPrecondition, round: u64, deadline: Instant) -> WriteError {
+        let needed = self.write_quorum();
+        match self.wait_held(failed.rests_on, round, needed, deadline).await {
+            Ok(()) => failed.error,
+            Err(Waited::Overloaded(unavailable) | Waited::NotServing(unavailable)) => {
+                WriteError::Refused(unavailable)
+            }
+            Err(Waited::Deadline { acks }) => WriteError::Refused(Unavailable::new(
+                "unsettled",
+                format!(
+                    "the key's version {} does not fit the request, but only {acks} of {needed} followers hold it and have \
+                     confirmed this leader: nothing was stored, try again",
+                    failed.rests_on
+                ),
+            )),
+        }
+    }
+
+    /// Asks all followers to confirm this leader, with a heartbeat sent from now on. Returns the round to wait for.
+    pub(super) fn ask_confirmation(&self, core: &mut Core) -> u64 {
+        core.rounds += 1;
+        for link in self.links() {
+            link.beat.notify_one();
+        }
+        core.rounds
+    }
+
+    /// Waits until `needed` complete followers hold `version` and as many have confirmed this leader in `round`.
+    pub(super) async fn wait_held(
+        &self,
+        version: Version,
+        round: u64,
+        needed: usize,
+        deadline: Instant,
+    ) -> Result<(), Waited> {
+        let check = |core: &Core| {
+            self.check_serving(core).map_err(Waited::NotServing)?;
+            let acks = self.holders(core, version).min(self.confirmers(core, round));
+            if acks >= needed { Ok(()) } else { Err(Waited::Deadline { acks }) }
+        };
+        self.wait_until(check, deadline).await
+    }
+
+    /// Waits until `check` is fine, or fails for another reason than time.
+    pub(super) async fn wait_until(
+        &self,
+        check: impl Fn(&Core) -> Result<(), Waited>,
+        deadline: Instant,
+    ) -> Result<(), Waited> {
+        let _place = WaitingRead::enter(&self.waiting_reads, self.settings.max_waiting_reads)?;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Listen first, look then: a change between the two must not be missed.
+            changed.as_mut().enable();
+            let result = check(&self.core.lock());
+            match result {
+                Err(Waited::Deadline { .. }) if Instant::now() < deadline => {}
+                result => return result,
+            }
+            let _ = timeout_at(deadline, changed).await;
+        }
+    }
+
+    // ---- what links report --------------------------------------------------------------------------------------
+
+    /// `link` has stored these versions. Answers the clients whose quorum that makes.
+    pub(super) fn acked(&self, link: usize, incarnation: Incarnation, versions: &[Version]) {
+        let now = Instant::now();
+        let mut core = self.core.lock();
+        let core = &mut *core;
+        let progress = &mut core.progress[link];
+        if progress.incarnation() != Some(incarnation) {
+            return;
+        }
+        let counts = progress.is_complete() && link < self.follower_count();
+        for version in versions {
+            if progress.acked(*version) && counts {
+                count_ack(&mut core.tally, link, *version, now);
+            }
+        }
+        progress.alive();
+        self.notify_reads();
+    }
+
+    /// `link` has installed its snapshot: all it holds counts at once.
+    pub(super) fn installed(&self, link: usize, snapshot: u64) -> bool {
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
+        if !core.progress[link].installed(snapshot) {
+            return false;
+        }
+        if link < self.follower_count() {
+            let (first, last) = core.tally.span();
+            let now = Instant::now();
+            for version in core.progress[link].held().within(first, last) {
+                count_ack(&mut core.tally, link, version, now);
+            }
+        }
+        self.check_obligations(core);
+        self.notify_reads();
+        true
+    }
+
+    /// Whether enough followers hold the whole state for this epoch to serve.
+    pub(super) fn check_obligations(&self, core: &mut Core) {
+        let Phase::Recovering = core.phase else { return };
+        if core.waiting_for.is_some() || core.obligations.is_empty() {
+            return;
+        }
+        let is_met = |obligation: &Obligation| {
+            let complete = obligation.links.iter().filter(|link| core.progress[**link].is_complete());
+            complete.count() >= obligation.needed
+        };
+        if core.obligations.iter().all(is_met) {
+            core.phase = Phase::Serving;
+            core.memberships = vec![self.membership.clone()];
+            tracing::info!(epoch = %core.epoch, version = core.version, "the leader serves");
+            // Links of earlier lists end, the others tell their followers that this epoch serves.
+            self.links().iter().for_each(Link::wake_all);
+        }
+    }
+
+    /// `link`'s follower has restarted: what it held is gone, in unanswered tallies too.
+    pub(super) fn forget(&self, core: &mut Core, link: usize) {
+        core.progress[link].restarted();
+        if link < self.follower_count() {
+            core.tally.forget(link);
+        }
+    }
+
+    /// Somebody has promised a higher epoch.
+    pub(super) fn deposed(&self, by: Epoch) {
+        let mut core = self.core.lock();
+        if !matches!(core.phase, Phase::Deposed(_)) {
+            tracing::error!(own = %core.epoch, %by, "deposed: another leader has a higher epoch");
+            core.phase = Phase::Deposed(by);
+        }
+        drop(core);
+        self.links().iter().for_each(Link::wake_all);
+        self.accepted.notify_one();
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn notify_reads(&self) {
+        if self.waiting_reads.load(Ordering::Relaxed) > 0 {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
+fn count_ack(tally: &mut Tally<oneshot::Sender<usize>>, link: usize, version: Version, now: Instant) {
+    if let Some(arrival) = tally.ack(link, version, now)
+        && let Some(waiter) = arrival.answer
+    {
+        // The client may have gone: its write stays all the same.
+        let _ = waiter.send(arrival.rank);
+    }
+}
+
+/// Why a wait ended without what was waited for.
+pub(super) enum Waited {
+    /// Time is up; so many followers there were.
+    Deadline { acks: usize },
+    /// Too many wait already.
+    Overloaded(Unavailable),
+    /// The leader does not serve any more.
+    NotServing(Unavailable),
+}
+
+/// A place among the waiting reads.
+pub(super) struct WaitingRead<'a>(&'a AtomicUsize);
+
+impl<'a> WaitingRead<'a> {
+    pub(super) fn enter(count: &'a AtomicUsize, max: usize) -> Result<WaitingRead<'a>, Waited> {
+        let place = WaitingRead(count);
+        if count.fetch_add(1, Ordering::Relaxed) >= max {
+            return Err(Waited::Overloaded(Unavailable::new(
+                "overloaded",
+                format!("MAX_WAITING_READS ({max}) requests wait already: try again"),
+            )));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for WaitingRead<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A write that its precondition forbids.
+struct FailedPrecondition {
+    error: WriteError,
+    /// The version the refusal rests on (0: the key was never written).
+    rests_on: Version,
+}
+
+fn precondition(write: &Write, held: Option<Versioned>) -> Result<(), FailedPrecondition> {
+    let rests_on = held.as_ref().map_or(0, |held| held.version);
+    let version = held.filter(|held| held.value.is_some()).map_or(0, |held| held.version);
+    match write.if_version {
+        Some(wanted) if wanted != version => {
+            Err(FailedPrecondition { error: WriteError::VersionMismatch { version }, rests_on })
+        }
+        _ if write.value.is_none() && version == 0 => {
+            Err(FailedPrecondition { error: WriteError::KeyNotFound, rests_on })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Encodes an entry before its version is known, so that little is left to do under the lock.
+struct EntryEncoder(Vec<u8>);
+
+impl EntryEncoder {
+    fn new(write: &Write) -> EntryEncoder {
+        let value_bytes = write.value.as_ref().map_or(0, |value| value.as_str().len());
+        let mut json = Vec::with_capacity(write.key.len() + value_bytes + 64);
+        json.extend_from_slice(b"{\"key\":");
+        // Writing a string into memory cannot fail.
+        let _ = serde_json::to_writer(&mut json, &*write.key);
+        match &write.value {
+            Some(value) => {
+                json.extend_from_slice(b",\"value\":");
+                json.extend_from_slice(value.as_str().as_bytes());
+            }
+            None => json.extend_from_slice(b",\"deleted\":true"),
+        }
+        json.extend_from_slice(b",\"version\":");
+        EntryEncoder(json)
+    }
+
+    fn finish(self, version: Version) -> bytes::Bytes {
+        let mut json = self.0;
+        json.extend_from_slice(version.to_string().as_bytes());
+        json.push(b'}');
+        json.into()
+    }
+}
+
+/// The delays as the settings say.
+pub(super) fn delay_range(settings: &LeaderSettings) -> DelayRange {
+    DelayRange { min: settings.min_delay, max: settings.max_delay }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Value;
+    use crate::wire::WireEntry;
+
+    fn write(value: Option<&str>, if_version: Option<Version>) -> Write {
+        Write { key: "a\"\u{1}ü".into(), value: value.map(Value::from_json_text), quorum: None, if_version }
+    }
+
+    #[test]
+    fn the_encoder_agrees_with_serde() {
+        for value in [Some("[1, 2.0]"), Some("null"), None] {
+            let write = write(value, None);
+            let json = EntryEncoder::new(&write).finish(42);
+            let entry: WireEntry = serde_json::from_slice(&json).unwrap();
+            let expected = Entry { key: write.key, version: 42, value: write.value };
+            assert_eq!(Entry::try_from(entry).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_tombstone_is_no_key_but_a_refusal_rests_on_it() {
+        let tombstone = Some(Versioned { version: 9, value: None });
+        let failed = precondition(&write(None, None), tombstone.clone()).err().unwrap();
+        assert_eq!((failed.error, failed.rests_on), (WriteError::KeyNotFound, 9));
+        let failed = precondition(&write(Some("1"), Some(9)), tombstone.clone()).err().unwrap();
+        assert_eq!((failed.error, failed.rests_on), (WriteError::VersionMismatch { version: 0 }, 9));
+        assert!(precondition(&write(Some("1"), Some(0)), tombstone).is_ok());
+        assert!(precondition(&write(None, Some(0)), None).is_err_and(|f| f.error == WriteError::KeyNotFound));
+    }
+}
