@@ -4,14 +4,18 @@
 //! still need the links to the followers for their quorum, then the replication.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 
-use crate::config::Config;
+use crate::address::PeerUrl;
+use crate::config::{Config, Limits, RoleConfig};
 use crate::http::{self, Api};
 use crate::replication::Replication;
+use crate::replication::quorum::{Environment, ExactTimers, FollowerSettings, LeaderSettings, Quorum};
 use crate::tasks::Tasks;
+use crate::wire::HttpTransport;
 
 /// How long the replication's own tasks may take to end: nobody waits for them any more, they only have to notice.
 const REPLICATION_STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -82,13 +86,61 @@ impl Node {
     }
 }
 
-// ---- To be filled in with the quorum part -------------------------------------------------------------------------
-
 /// Builds this node's part in replication; its tasks go into `tasks`. `addr` is where the node listens: what it
 /// advertises unless `ADVERTISE` says otherwise.
-#[expect(clippy::unnecessary_wraps, reason = "the client for the other nodes may fail")]
-fn build_replication(_config: &Config, _addr: SocketAddr, _tasks: &Tasks) -> Result<Replication, StartError> {
-    Ok(Replication::Quorum(crate::replication::quorum::Quorum {}))
+fn build_replication(config: &Config, addr: SocketAddr, tasks: &Tasks) -> Result<Replication, StartError> {
+    let transport = HttpTransport::new(config.cluster_token.as_deref()).map_err(StartError::Client)?;
+    let advertise = match &config.advertise {
+        Some(advertise) => advertise.clone(),
+        None => PeerUrl::parse(&addr.to_string()).map_err(StartError::Client)?,
+    };
+    let env = Environment {
+        node_id: config.node_id.clone(),
+        advertise,
+        transport: Arc::new(transport),
+        timers: Arc::new(ExactTimers),
+        tasks: tasks.clone(),
+        seed: fastrand::u64(..),
+        unix_ms: Arc::new(unix_ms),
+    };
+    let Limits { write_timeout, read_timeout, max_tail, .. } = config.limits;
+    let Limits { backlog_max_bytes, batch_max_bytes, max_waiting_reads, .. } = config.limits;
+    let Config { heartbeat_interval, max_missed_heartbeats, .. } = *config;
+    let quorum = match &config.role {
+        RoleConfig::Leader { followers, write_quorum, min_delay, max_delay, recovery_wait } => {
+            let settings = LeaderSettings {
+                followers: followers.clone(),
+                write_quorum: *write_quorum,
+                min_delay: *min_delay,
+                max_delay: *max_delay,
+                heartbeat_interval,
+                max_missed_heartbeats,
+                recovery_wait: *recovery_wait,
+                write_timeout,
+                read_timeout,
+                max_tail,
+                backlog_max_bytes,
+                batch_max_bytes,
+                max_waiting_reads,
+            };
+            Quorum::leader(settings, env)
+        }
+        RoleConfig::Follower => {
+            let settings = FollowerSettings {
+                heartbeat_interval,
+                max_missed_heartbeats,
+                read_timeout,
+                batch_max_bytes,
+                max_waiting_reads,
+            };
+            Quorum::follower(settings, env)
+        }
+    };
+    Ok(Replication::Quorum(quorum))
 }
 
-// -------------------------------------------------------------------------------------------------------------------
+/// Milliseconds since 1970; 0 on a clock before that, for which epochs have their other rule.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

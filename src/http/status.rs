@@ -75,6 +75,9 @@ struct FollowerAnswer {
     acked_version: u64,
     lag: u64,
     missed_heartbeats: u32,
+    /// Why it is not used although it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 /// Injected delays, in microseconds.
@@ -135,8 +138,8 @@ impl From<Detail> for DetailAnswer {
 
 impl From<FollowerHealth> for FollowerAnswer {
     fn from(health: FollowerHealth) -> FollowerAnswer {
-        let FollowerHealth { node_id, url, state, acked_version, lag, missed_heartbeats } = health;
-        FollowerAnswer { node_id, url, state, acked_version, lag, missed_heartbeats }
+        let FollowerHealth { node_id, url, state, acked_version, lag, missed_heartbeats, problem } = health;
+        FollowerAnswer { node_id, url, state, acked_version, lag, missed_heartbeats, problem }
     }
 }
 
@@ -212,6 +215,7 @@ mod tests {
                     acked_version: 6,
                     lag: 1,
                     missed_heartbeats: 0,
+                    problem: None,
                 }],
                 delays: DelayHealth::default(),
                 snapshots: 0,

@@ -209,13 +209,12 @@ impl Shared {
         let quorum = self.quorum_of(&write)?;
         let encoder = EntryEncoder::new(&write);
 
-        let (answer, version) = {
+        // A block that ends before anything is awaited: its guard would make the future one that cannot be sent.
+        let stored = 'locked: {
             let mut core = self.core.lock();
             self.check_serving(&core).map_err(WriteError::Refused)?;
             if let Err(failed) = precondition(&write, self.store.get(&write.key)) {
-                let round = self.ask_confirmation(&mut core);
-                drop(core);
-                return Err(self.settle(failed, round, deadline).await);
+                break 'locked Err((failed, self.ask_confirmation(&mut core)));
             }
             self.check_followers(&core, quorum).map_err(WriteError::Refused)?;
             let version = core.version + 1;
@@ -230,7 +229,11 @@ impl Shared {
                 let unneeded = (core.backlog.floor() - 1).min(self.stable(&core));
                 self.store.drop_tombstones(unneeded);
             }
-            (answer, version)
+            Ok((answer, version))
+        };
+        let (answer, version) = match stored {
+            Ok(stored) => stored,
+            Err((failed, round)) => return Err(self.settle(failed, round, deadline).await),
         };
         self.wake_streams();
         if self.waiting_reads.load(Ordering::Relaxed) > 0 {
