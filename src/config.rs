@@ -82,3 +82,17 @@ pub struct Limits {
     /// Time for open requests to finish when the node stops.
     pub shutdown_timeout: Duration,
 }
+
+/// A duration with its unit. (A stand-in.)
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let unit_at =
+        text.find(|c: char| c.is_ascii_alphabetic()).ok_or("a duration needs a unit, as in 0.1ms")?;
+    let number: f64 = text[..unit_at].parse().map_err(|_| format!("{text} is no duration"))?;
+    let seconds = match &text[unit_at..] {
+        "us" => number / 1e6,
+        "ms" => number / 1e3,
+        "s" => number,
+        unit => return Err(format!("unit {unit} is not known")),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
