@@ -1,9 +1,10 @@
 //! The command line: which commands there are, and how each is run.
 //!
-//! `serve` runs a node from its environment, `cluster` a whole cluster of them on this machine; the rest talk to
+//! `serve` runs a node from its environment, `cluster` a whole cluster of them on this machine, `bench` measures one; the rest talk to
 //! nodes over HTTP as any client would. A command says what went wrong as a [`CliError`]; `main` turns it into the
 //! exit code.
 
+pub mod bench;
 mod client;
 pub mod cluster;
 mod serve;
@@ -28,6 +29,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run a whole cluster on this machine: one leader and its followers, each a process
     Cluster(cluster::ClusterArgs),
+    /// Measure the latency of every quorum, on a cluster of its own or a given one
+    Bench(bench::BenchArgs),
     /// Store a value
     Put(client::PutArgs),
     /// Print the value of a key
@@ -58,6 +61,7 @@ pub fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Cluster(args) => block_on(cluster::run(args)),
+        Command::Bench(args) => block_on(bench::run(args)),
         Command::Put(args) => block_on(client::put(args)),
         Command::Get(args) => block_on(client::get(args)),
         Command::Delete(args) => block_on(client::delete(args)),
