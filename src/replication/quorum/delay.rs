@@ -57,9 +57,9 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Entries in it.
-    pub fn len(&self) -> usize {
-        self.ready.len() + self.waiting.len()
+    /// Whether it has room for another entry within `entries_max`.
+    pub fn has_room(&self, entries_max: usize) -> bool {
+        self.ready.len() + self.waiting.len() < entries_max
     }
 
     /// Forgets all entries.

@@ -161,7 +161,7 @@ impl Link {
         }
         let range = delay_range(&self.shared.settings);
         let chunk_end = next.min(outbox.cursor + SCHEDULE_CHUNK);
-        while outbox.cursor < chunk_end && outbox.schedule.len() < SCHEDULE_MAX {
+        while outbox.cursor < chunk_end && outbox.schedule.has_room(SCHEDULE_MAX) {
             let version = outbox.cursor;
             outbox.cursor += 1;
             if progress.held().contains(version) {
@@ -198,7 +198,7 @@ impl Link {
         }
         if versions.is_empty() {
             return match outbox.schedule.next_at() {
-                _ if outbox.cursor < next && outbox.schedule.len() < SCHEDULE_MAX => Next::Again,
+                _ if outbox.cursor < next && outbox.schedule.has_room(SCHEDULE_MAX) => Next::Again,
                 Some(at) => Next::WaitUntil(at),
                 None => Next::WaitForWake,
             };
@@ -253,7 +253,6 @@ impl Link {
             (RefusalReason::StaleEpoch, Some(promised)) if promised > core.epoch => {
                 drop(core);
                 self.shared.deposed(promised);
-                return;
             }
             // It was meant for a start of the follower that is no more, or one that does not know this epoch.
             (RefusalReason::Restarted | RefusalReason::StaleEpoch, _) => {
