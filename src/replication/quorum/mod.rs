@@ -44,7 +44,7 @@
 //! # Who does what
 //!
 //! Pure, no I/O, time and randomness as arguments: [`backlog`], [`progress`], [`tally`], [`ranges`], [`follower`],
-//! [`recovery`], [`delay::Schedule`]. Acting on what these decide: [`leader`], [`link`], [`start`], [`read`].
+//! [`recovery`], [`delay::Schedule`]. Acting on what these decide: `leader`, `link`, `start`, `read`.
 //!
 //! # Caveats
 //!
