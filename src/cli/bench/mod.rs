@@ -307,15 +307,15 @@ async fn show_progress(
     bar.0.set_prefix(format!("quorum {quorum}{open_loop}"));
     loop {
         let done = watch.done.load(Ordering::Relaxed);
-        match (amount, watch.began.get()) {
-            (_, None) => bar.0.set_message("warming up"),
-            (Amount::Writes(_), Some(_)) => bar.0.set_position(done),
-            (Amount::Duration(_), Some(began)) => {
-                bar.0.set_position((began.elapsed().as_millis() as u64).min(length));
+        match watch.began.get() {
+            None => bar.0.set_message("warming up"),
+            Some(began) => {
+                bar.0.set_message(format!("{done} writes"));
+                bar.0.set_position(match amount {
+                    Amount::Writes(_) => done,
+                    Amount::Duration(_) => (began.elapsed().as_millis() as u64).min(length),
+                });
             }
-        }
-        if watch.began.get().is_some() {
-            bar.0.set_message(format!("{done} writes"));
         }
         tokio::time::sleep(BAR_INTERVAL).await;
     }
