@@ -13,8 +13,9 @@ use crate::address::PeerUrl;
 use crate::config::{Config, Limits, RoleConfig};
 use crate::http::{self, Api};
 use crate::replication::Replication;
-use crate::replication::quorum::{Environment, ExactTimers, FollowerSettings, LeaderSettings, Quorum};
+use crate::replication::quorum::{Environment, FollowerSettings, LeaderSettings, Quorum};
 use crate::tasks::Tasks;
+use crate::timer::ExactTimers;
 use crate::wire::HttpTransport;
 
 /// How long the replication's own tasks may take to end: nobody waits for them any more, they only have to notice.

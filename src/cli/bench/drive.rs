@@ -195,26 +195,25 @@ impl Phase {
     /// Lets the writers work until nothing is left, and gives them back.
     async fn run(self, writers: Vec<Writer>) -> (Arc<Phase>, Result<Vec<Writer>, String>) {
         let phase = Arc::new(self);
-        let mut tasks: JoinSet<io::Result<Option<Writer>>> = JoinSet::new();
+        let mut tasks: JoinSet<Option<Writer>> = JoinSet::new();
         let count = writers.len();
         for writer in writers {
             let phase = phase.clone();
-            tasks.spawn(async move { Ok(Some(writer.run(&phase).await)) });
+            tasks.spawn(async move { Some(writer.run(&phase).await) });
         }
         if phase.schedule.is_some() {
             let phase = phase.clone();
             tasks.spawn(async move {
-                match &phase.schedule {
-                    Some(schedule) => schedule.run(count).await.map(|()| None),
-                    None => Ok(None),
+                if let Some(schedule) = &phase.schedule {
+                    schedule.run(count).await;
                 }
+                None
             });
         }
         let mut writers = Vec::with_capacity(count);
         while let Some(joined) = tasks.join_next().await {
             match joined {
-                Ok(Ok(writer)) => writers.extend(writer),
-                Ok(Err(error)) => return (phase, Err(format!("the timer of the open loop failed: {error}"))),
+                Ok(writer) => writers.extend(writer),
                 Err(error) => return (phase, Err(format!("a writer failed: {error}"))),
             }
         }

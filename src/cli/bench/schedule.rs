@@ -4,19 +4,15 @@
 //! write instead of the many it would have hit (coordinated omission; Tene, *How NOT to Measure Latency*, 2013). Here
 //! write `i` is due at `start + i / rate`, any free writer sends it, and its latency counts from when it was due.
 //!
-//! Owns the schedule and an exact timer: tokio's has a millisecond, longer than a write takes. Refuses to know what is
+//! Owns the schedule, kept with an exact timer: a millisecond is longer than a write takes. Refuses to know what is
 //! sent. Nothing queues up: what is due and not yet sent is the difference of two counters.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
+
+use crate::timer::{ExactTimers, Timers};
 
 /// Arrivals `0..total`, evenly spaced.
 pub(super) struct Schedule {
@@ -53,57 +49,20 @@ impl Schedule {
     }
 
     /// Lets the arrivals happen on time. Then lets `writers` of them know that there are no more.
-    pub(super) async fn run(&self, writers: usize) -> io::Result<()> {
-        let timer = Timer::new()?;
+    pub(super) async fn run(&self, writers: usize) {
+        let mut timer = ExactTimers.timer();
         let mut released = 0;
         while released < self.total {
             let due = self.due_by(Instant::now());
             self.due.add_permits((due - released.min(due)) as usize);
             released = released.max(due);
             if released < self.total {
-                timer.wait_until(self.due_at(released)).await?;
+                timer.sleep_until(self.due_at(released).into()).await;
+                // A timer that is late already does not wait: others still get their turn.
+                tokio::task::yield_now().await;
             }
         }
         self.due.add_permits(writers);
-        Ok(())
-    }
-}
-
-/// A timer with the kernel's own resolution.
-struct Timer {
-    fd: AsyncFd<OwnedFd>,
-}
-
-impl Timer {
-    fn new() -> io::Result<Timer> {
-        let fd = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        // What takes its place is an `unsafe fn`, which this crate has none of. The deprecated one is unsound for types
-        // that lie about the descriptor they own; `OwnedFd` does not.
-        #[expect(deprecated, reason = "sound for OwnedFd, and without unsafe code")]
-        let fd = AsyncFd::new(fd)?;
-        Ok(Timer { fd })
-    }
-
-    async fn wait_until(&self, deadline: Instant) -> io::Result<()> {
-        let wait = deadline.saturating_duration_since(Instant::now());
-        if wait.is_zero() {
-            // An expiry of zero would disarm it. Others still get their turn.
-            tokio::task::yield_now().await;
-            return Ok(());
-        }
-        let once = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) },
-        };
-        // Setting it anew also takes back an expiry that nobody read.
-        timerfd_settime(self.fd.get_ref(), TimerfdTimerFlags::empty(), &once)?;
-        loop {
-            let mut guard = self.fd.readable().await?;
-            match guard.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut [0; 8])?)) {
-                Ok(result) => return result.map(|_| ()),
-                Err(_would_block) => continue,
-            }
-        }
     }
 }
 
@@ -177,8 +136,7 @@ mod tests {
             }
             taken
         };
-        let (ran, a, b, c) = tokio::join!(schedule.run(3), writer(), writer(), writer());
-        ran.unwrap();
+        let ((), a, b, c) = tokio::join!(schedule.run(3), writer(), writer(), writer());
         let mut all = [a, b, c].concat();
         all.sort_unstable();
         assert_eq!(all, (0..100).collect::<Vec<u64>>());

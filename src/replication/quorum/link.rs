@@ -16,10 +16,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::delay::{Due, Schedule, Timer};
+use super::delay::{Due, Schedule};
 use super::leader::{Core, Phase, Shared, delay_range};
 use super::progress::State;
 use crate::store::Version;
+use crate::timer::Timer;
 use crate::wire::{
     CallError, Checksum, Epoch, Header, HeartbeatReply, HeartbeatRequest, Incarnation, Membership, PeerPath,
     PromiseReply, PromiseRequest, Refusal, RefusalReason, ReplicateReply, SnapshotPart, SnapshotReply,
