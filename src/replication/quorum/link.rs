@@ -272,6 +272,8 @@ impl Link {
                 }
                 self.wake().snapshot.notify_one();
             }
+            // Whoever sends the snapshot begins another.
+            (RefusalReason::SnapshotDiscarded, _) => {}
             _ => self.problem(&mut core, refusal.to_string()),
         }
     }
