@@ -1,1 +1,1 @@
-
+//! The house rules that the compiler cannot watch (to come).

@@ -1,1 +1,125 @@
-//! To come.
+//! HTTP: routes to calls and back.
+//!
+//! The only place that knows status codes, and the only one that speaks to `axum`, `hyper` and `utoipa`. What a
+//! request means is decided below, in [`Replication`]; what it may look like is decided here, before anything below
+//! hears of it. Every answer is JSON and carries `node_id`, errors included (`error.rs` has the table).
+//!
+//! ```text
+//! POST /write /delete      client.rs   store and delete        body.rs   type, size and time of a body
+//! GET  /read               client.rs   one key                 json.rs   what may stand in it (pure)
+//! GET  /data               data.rs     all keys, streamed      query.rs  what may stand in a query (pure)
+//! GET  /health /ready      status.rs                           server.rs connections, their limits and their end
+//! POST /recover            client.rs   go on in spite of loss
+//! POST /replicate …        peer.rs     messages of other nodes
+//! GET  /openapi.json                   all of this, for programs
+//! ```
+//!
+//! *Caveat.* What is not HTTP at all (a malformed head, one of more than 100 headers) is answered by `hyper` itself: a
+//! bare status without a body.
+
+mod answer;
+mod body;
+mod client;
+mod connection;
+mod data;
+mod error;
+mod json;
+mod peer;
+mod query;
+mod schema;
+mod server;
+mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use utoipa::openapi::path::PathItem;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::Limits;
+use crate::replication::Replication;
+use crate::wire::PeerPath;
+use error::{Code, Failure};
+
+pub use server::serve;
+
+/// What the routes need of their node.
+pub struct Api {
+    /// In every answer.
+    pub node_id: String,
+    /// What messages of peers must show, if it is set.
+    pub cluster_token: Option<String>,
+    /// Sizes and times of requests.
+    pub limits: Limits,
+    /// Who does the work.
+    pub replication: Replication,
+}
+
+impl Api {
+    /// Gives an error the name of this node.
+    fn answer(&self, result: Result<Response, Failure>) -> Response {
+        result.unwrap_or_else(|failure| failure.into_response(&self.node_id))
+    }
+}
+
+/// Every route there is.
+pub fn router(api: Api) -> Router {
+    let mut routes = OpenApiRouter::with_openapi(description())
+        .routes(routes!(client::write))
+        .routes(routes!(client::delete))
+        .routes(routes!(client::read))
+        .routes(routes!(data::data))
+        .routes(routes!(status::health))
+        .routes(routes!(status::ready))
+        .routes(routes!(client::recover));
+    for path in PeerPath::ALL {
+        let handler = move |State(api): State<Arc<Api>>, request: Request| async move {
+            peer::handle(&api, path, request).await
+        };
+        routes = routes.route(path.as_str(), post(handler));
+        let (method, operation) = peer::operation(path);
+        let paths = &mut routes.get_openapi_mut().paths.paths;
+        paths.insert(path.as_str().to_owned(), PathItem::new(method, operation));
+    }
+    let (routes, openapi) = routes.split_for_parts();
+    let openapi = Bytes::from(serde_json::to_vec(&openapi).unwrap_or_default());
+    routes
+        .route("/openapi.json", get(move || async move { answer::json(openapi.into()) }))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .with_state(Arc::new(api))
+}
+
+async fn not_found(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    body::discard(&head.headers, body, api.limits.header_timeout).await;
+    let message = format!("there is no route {}; GET /openapi.json lists them all", head.uri.path());
+    api.answer(Err(Failure::new(Code::NotFound, message)))
+}
+
+/// The `Allow` header is axum's work: it knows what else the route takes.
+async fn method_not_allowed(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    body::discard(&head.headers, body, api.limits.header_timeout).await;
+    let message =
+        format!("{} does not take {}; the header `allow` says what it takes", head.uri.path(), head.method);
+    api.answer(Err(Failure::new(Code::MethodNotAllowed, message)))
+}
+
+fn description() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("quorate")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(env!("CARGO_PKG_DESCRIPTION")))
+        .build();
+    let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let components = ComponentsBuilder::new().security_scheme("cluster_token", token).build();
+    OpenApiBuilder::new().info(info).components(Some(components)).build()
+}

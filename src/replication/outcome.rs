@@ -115,8 +115,8 @@ pub enum ReadError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Unavailable {
-    /// `followers_down`, `recovering`, `deposed`, `overloaded`, `tail_full`, `incomplete`, `quorum_not_reached`,
-    /// `unconfirmed`, `stopping`.
+    /// `followers_down`, `recovering`, `deposed`, `overloaded`, `tail_full`, `unsettled`, `incomplete`,
+    /// `quorum_not_reached`, `not_recovering`.
     pub reason: &'static str,
     /// What happened and what to do.
     pub message: String,

@@ -97,7 +97,7 @@ pub struct Membership {
 /// `POST /promise`: follow this epoch and no lower one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromiseRequest {
-    /// The new epoch; [`Epoch::ZERO`] promises nothing and only asks.
+    /// The new epoch.
     pub epoch: Epoch,
     /// Where the new leader is reached.
     pub leader: PeerUrl,
@@ -210,7 +210,7 @@ pub enum SnapshotPart {
     End {
         /// Entries in all pages.
         count: u64,
-        /// [`checksum`] over all entries of all pages, in order.
+        /// [`Checksum`] over all entries of all pages, in order.
         checksum: u32,
     },
 }

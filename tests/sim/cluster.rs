@@ -10,9 +10,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quorate::address::PeerUrl;
 use quorate::replication::outcome::{Condition, Detail, Health, ReadError, ReadOptions, Write, WriteError};
-use quorate::replication::quorum::{Environment, FollowerSettings, LeaderSettings, Quorum, TokioTimers};
+use quorate::replication::quorum::{Environment, FollowerSettings, LeaderSettings, Quorum};
 use quorate::store::{Value, Version};
 use quorate::tasks::Tasks;
+use quorate::timer::TokioTimers;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 

@@ -7,6 +7,8 @@
 //!
 //! `SIM_SEED=n cargo test --test sim` runs one seed and prints its history; `SIM_SEEDS=n` runs that many.
 
+#![expect(unreachable_pub, reason = "a test binary exports nothing")]
+
 mod cluster;
 mod network;
 mod oracle;

@@ -16,10 +16,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::delay::{Due, Schedule, Timer};
+use super::delay::{Due, Schedule};
 use super::leader::{Core, Phase, Shared, delay_range};
 use super::progress::State;
 use crate::store::Version;
+use crate::timer::Timer;
 use crate::wire::{
     CallError, Checksum, Epoch, Header, HeartbeatReply, HeartbeatRequest, Incarnation, Membership, PeerPath,
     PromiseReply, PromiseRequest, Refusal, RefusalReason, ReplicateReply, SnapshotPart, SnapshotReply,
@@ -161,7 +162,7 @@ impl Link {
         }
         let range = delay_range(&self.shared.settings);
         let chunk_end = next.min(outbox.cursor + SCHEDULE_CHUNK);
-        while outbox.cursor < chunk_end && outbox.schedule.len() < SCHEDULE_MAX {
+        while outbox.cursor < chunk_end && outbox.schedule.has_room(SCHEDULE_MAX) {
             let version = outbox.cursor;
             outbox.cursor += 1;
             if progress.held().contains(version) {
@@ -198,7 +199,7 @@ impl Link {
         }
         if versions.is_empty() {
             return match outbox.schedule.next_at() {
-                _ if outbox.cursor < next && outbox.schedule.len() < SCHEDULE_MAX => Next::Again,
+                _ if outbox.cursor < next && outbox.schedule.has_room(SCHEDULE_MAX) => Next::Again,
                 Some(at) => Next::WaitUntil(at),
                 None => Next::WaitForWake,
             };
@@ -253,7 +254,6 @@ impl Link {
             (RefusalReason::StaleEpoch, Some(promised)) if promised > core.epoch => {
                 drop(core);
                 self.shared.deposed(promised);
-                return;
             }
             // It was meant for a start of the follower that is no more, or one that does not know this epoch.
             (RefusalReason::Restarted | RefusalReason::StaleEpoch, _) => {

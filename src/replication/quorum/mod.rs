@@ -44,7 +44,7 @@
 //! # Who does what
 //!
 //! Pure, no I/O, time and randomness as arguments: [`backlog`], [`progress`], [`tally`], [`ranges`], [`follower`],
-//! [`recovery`], [`delay::Schedule`]. Acting on what these decide: [`leader`], [`link`], [`start`], [`read`].
+//! [`recovery`], [`delay::Schedule`]. Acting on what these decide: `leader`, `link`, `start`, `read`.
 //!
 //! # Caveats
 //!
@@ -72,8 +72,9 @@ use std::time::Duration;
 
 use crate::address::PeerUrl;
 use crate::tasks::Tasks;
+use crate::timer::Timers;
 use crate::wire::Transport;
-pub use delay::{DelayRange, ExactTimers, Timers, TokioTimers};
+pub use delay::DelayRange;
 pub use node::Quorum;
 
 /// What a node needs of the world: replaced by a simulation in tests.

@@ -31,7 +31,7 @@ pub struct Quorum(Arc<Side>);
 
 enum Side {
     Leader(Arc<Shared>),
-    Follower(FollowerNode),
+    Follower(Box<FollowerNode>),
 }
 
 /// A follower's pure part behind its lock, and what waits on it.
@@ -94,13 +94,13 @@ impl Quorum {
     pub fn follower(settings: FollowerSettings, env: Environment) -> Quorum {
         let incarnation = Incarnation(fastrand::Rng::with_seed(env.seed).u64(1..));
         let follower = Follower::new(env.node_id.clone(), incarnation);
-        Quorum(Arc::new(Side::Follower(FollowerNode {
+        Quorum(Arc::new(Side::Follower(Box::new(FollowerNode {
             settings,
             env,
             core: Mutex::new(FollowerCore { follower, last_contact: None }),
             changed: Notify::new(),
             waiting_reads: AtomicUsize::new(0),
-        })))
+        }))))
     }
 
     /// Stores a write and waits for its quorum.

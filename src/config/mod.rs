@@ -1,9 +1,25 @@
-//! Settings: what was read from the environment, and what was checked.
+//! Settings: what was read from the environment ([`RawConfig`]) and what was checked ([`Config`]).
+//!
+//! A node takes its settings from environment variables alone, read here and nowhere else. Wrong ones stop the start
+//! with every complaint at once: the variable, what is wrong, a valid example. [`SETTINGS`] is the table of all of
+//! them. This floor knows what a setting may be; what is done with it is the business of the floors above.
+
+mod check;
+mod complaint;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod units;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::address::PeerUrl;
+
+pub use check::FOLLOWERS_MAX;
+pub use complaint::{Complaint, Complaints};
+pub use raw::{RawConfig, SETTINGS, Setting};
+pub use units::{format_duration, format_size, parse_duration, parse_size};
 
 /// A node's settings, checked.
 #[derive(Clone, Debug)]
@@ -81,4 +97,35 @@ pub struct Limits {
     pub max_waiting_reads: usize,
     /// Time for open requests to finish when the node stops.
     pub shutdown_timeout: Duration,
+}
+
+impl Config {
+    /// The settings in this process's environment.
+    pub fn from_env() -> Result<Config, Complaints> {
+        let mut complaints = Complaints::default();
+        let mut vars = Vec::new();
+        // Not `vars()`: that panics at the first variable of anyone that is not UTF-8.
+        for (name, value) in std::env::vars_os() {
+            let Some(setting) = SETTINGS.iter().find(|setting| name == setting.name) else { continue };
+            match value.into_string() {
+                Ok(value) => vars.push((setting.name.to_owned(), value)),
+                Err(_) => complaints.push(setting, None, "it is not valid UTF-8"),
+            }
+        }
+        check::check(&read(vars), complaints)
+    }
+
+    /// The settings in `vars`; variables that are no settings are passed over.
+    pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Config, Complaints> {
+        check::check(&read(vars), Complaints::default())
+    }
+}
+
+fn read(vars: impl IntoIterator<Item = (String, String)>) -> RawConfig {
+    // envy ignores case and would trip over `host` beside `HOST`: only the exact names get through. Of a name given
+    // twice the last counts.
+    let known: std::collections::BTreeMap<String, String> =
+        vars.into_iter().filter(|(name, _)| SETTINGS.iter().any(|setting| setting.name == name)).collect();
+    // Optional texts under names that are there once each: nothing is left that could fail.
+    envy::from_iter(known).unwrap_or_default()
 }

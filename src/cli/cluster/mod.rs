@@ -1,0 +1,171 @@
+//! `quorate cluster`: a whole cluster on this machine, watched until it is told to stop.
+//!
+//! The nodes are child processes of this executable, as real as any: they can be killed, frozen and looked at one by
+//! one. [`LocalCluster`] starts and stops them, for this command and for `bench`; here is only what a person sees.
+
+mod local;
+mod ports;
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::signals::StopSignals;
+use super::{CliError, print};
+use crate::config::{FOLLOWERS_MAX, format_duration, parse_duration};
+
+pub use local::{ClusterOptions, LocalCluster, NodeExit};
+
+/// Arguments of `cluster`.
+#[derive(Args)]
+pub struct ClusterArgs {
+    /// Followers beside the leader
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    followers: usize,
+    /// Followers that must hold a write before it is acknowledged [default: 3, or N if that is less]
+    #[arg(long, value_name = "W")]
+    write_quorum: Option<usize>,
+    /// Shortest delay injected before an entry goes to a follower
+    #[arg(long, value_name = "DURATION", default_value = "0.1ms", value_parser = parse_duration)]
+    min_delay: Duration,
+    /// Longest delay injected before an entry goes to a follower
+    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = parse_duration)]
+    max_delay: Duration,
+    /// The leader's port, the followers having the next ones; 0 for any that are free
+    #[arg(long, value_name = "PORT", default_value_t = 8000)]
+    base_port: u16,
+    /// What the nodes log, as LOG of `serve`
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+/// Runs the cluster until SIGINT or SIGTERM; fails when all its nodes are dead.
+pub(super) async fn run(args: ClusterArgs) -> Result<(), CliError> {
+    let mut signals = StopSignals::catch()?;
+    let options = ClusterOptions {
+        followers: args.followers,
+        write_quorum: args.write_quorum.unwrap_or(args.followers.clamp(1, 3)),
+        min_delay: args.min_delay,
+        max_delay: args.max_delay,
+        base_port: Some(args.base_port).filter(|port| *port != 0),
+        log: args.log,
+        quiet: false,
+        env: Vec::new(),
+    };
+    check(&options).map_err(CliError::Usage)?;
+    if let Some(base) = options.base_port {
+        ports::from_base(base, options.followers + 1).map_err(CliError::Usage)?;
+    }
+    // Dropped half-way by a signal, the start kills what it has started.
+    let mut cluster = tokio::select! {
+        started = LocalCluster::start(options.clone()) => started.map_err(CliError::Failed)?,
+        signal = signals.next() => {
+            return Err(CliError::Failed(format!("{signal} before the cluster was ready: stopped")));
+        }
+    };
+    print(&announcement(&cluster, &options))?;
+    let result = loop {
+        tokio::select! {
+            exit = cluster.next_exit() => match exit {
+                Some(exit) => report(&exit),
+                None => break Err(CliError::Failed("no node is left".into())),
+            },
+            signal = signals.next() => {
+                print(&format!("{signal}: stopping the cluster\n"))?;
+                break Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        () = cluster.stop() => result,
+        signal = signals.next() => Err(CliError::Failed(format!("{signal} again: the nodes were killed"))),
+    }
+}
+
+fn check(options: &ClusterOptions) -> Result<(), String> {
+    if !(1..=FOLLOWERS_MAX).contains(&options.followers) {
+        return Err(format!("--followers {}: it must be from 1 to {FOLLOWERS_MAX}", options.followers));
+    }
+    if !(1..=options.followers).contains(&options.write_quorum) {
+        return Err(format!(
+            "--write-quorum {}: it must be from 1 to the number of followers, {}",
+            options.write_quorum, options.followers
+        ));
+    }
+    if options.min_delay > options.max_delay {
+        return Err(format!(
+            "--min-delay {} is above --max-delay {}",
+            format_duration(options.min_delay),
+            format_duration(options.max_delay)
+        ));
+    }
+    if let Some(port) = options.base_port
+        && usize::from(port) + options.followers > usize::from(u16::MAX)
+    {
+        return Err(format!("--base-port {port}: the followers' ports would go beyond {}", u16::MAX));
+    }
+    Ok(())
+}
+
+fn announcement(cluster: &LocalCluster, options: &ClusterOptions) -> String {
+    let mut text = String::from("\n");
+    for node in cluster.nodes() {
+        text.push_str(&format!("  {:<11} {:<24} process {}\n", node.id, node.url.as_str(), node.pid));
+    }
+    let leader = &cluster.leader;
+    let follower = cluster.followers.first().unwrap_or(leader);
+    text.push_str(&format!(
+        "\nTheir CLUSTER_TOKEN, made up for this run: {}\n\n\
+         The cluster is ready: a write is acknowledged by {} of {} followers. Try:\n\n  \
+         curl --json '{{\"key\":\"greeting\",\"value\":\"hello\"}}' {leader}/write\n  \
+         curl '{follower}/read?key=greeting'\n  \
+         quorate status --url {leader}\n\nCtrl-C stops it.\n\n",
+        cluster.cluster_token, options.write_quorum, options.followers,
+    ));
+    text
+}
+
+fn report(exit: &NodeExit) {
+    let consequence = match (exit.left, exit.is_leader) {
+        (0, _) => "no node is left".to_owned(),
+        (left, true) => {
+            format!("without its leader the cluster takes no writes; {left} others go on, for reads")
+        }
+        (left, false) => format!("{left} others go on"),
+    };
+    local::say(&format!("{} has ended ({}): {consequence}", exit.id, exit.status));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> ClusterOptions {
+        ClusterOptions {
+            followers: 5,
+            write_quorum: 3,
+            min_delay: Duration::ZERO,
+            max_delay: Duration::ZERO,
+            base_port: None,
+            log: "info".into(),
+            quiet: true,
+            env: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn options_that_cannot_work_are_refused_before_anything_is_started() {
+        assert!(check(&options()).is_ok());
+        for wrong in [
+            ClusterOptions { followers: 0, ..options() },
+            ClusterOptions { followers: 65, ..options() },
+            ClusterOptions { write_quorum: 0, ..options() },
+            ClusterOptions { write_quorum: 6, ..options() },
+            ClusterOptions { min_delay: Duration::from_nanos(1), ..options() },
+            ClusterOptions { base_port: Some(65_531), ..options() },
+        ] {
+            assert!(check(&wrong).is_err(), "{wrong:?}");
+        }
+        assert!(check(&ClusterOptions { base_port: Some(65_530), ..options() }).is_ok());
+    }
+}

@@ -1,0 +1,130 @@
+//! The shapes of requests and answers for `/openapi.json`. Documentation only: the answers themselves are written by
+//! hand (`answer.rs`, `data.rs`) or by `error.rs`; `tests/it/contract.rs` holds the two together.
+#![expect(dead_code, reason = "these types are read by the derive macro alone")]
+
+use std::collections::BTreeMap;
+
+use utoipa::ToSchema;
+
+/// A write.
+#[derive(ToSchema)]
+pub(super) struct WriteRequest {
+    /// Not empty, at most `MAX_KEY_BYTES` bytes.
+    #[schema(example = "k")]
+    key: String,
+    /// Any JSON; it is kept and given back as the exact text that was sent.
+    value: serde_json::Value,
+}
+
+/// A delete.
+#[derive(ToSchema)]
+pub(super) struct DeleteRequest {
+    /// The key to delete.
+    #[schema(example = "k")]
+    key: String,
+}
+
+/// An epoch to give up.
+#[derive(ToSchema)]
+pub(super) struct RecoverRequest {
+    /// As `/health` of the recovering leader names it: `number-id`.
+    epoch: String,
+}
+
+/// A write that its quorum holds.
+#[derive(ToSchema)]
+pub(super) struct WriteAnswer {
+    /// `success`
+    status: String,
+    key: String,
+    /// As it was sent.
+    value: serde_json::Value,
+    /// The version the write was given.
+    version: u64,
+    /// Followers that had it when this was answered.
+    acks: usize,
+    /// Followers that had to.
+    quorum: usize,
+    node_id: String,
+}
+
+/// A delete that its quorum holds.
+#[derive(ToSchema)]
+pub(super) struct DeleteAnswer {
+    /// `success`
+    status: String,
+    key: String,
+    /// The version the delete was given.
+    version: u64,
+    /// Followers that had it when this was answered.
+    acks: usize,
+    /// Followers that had to.
+    quorum: usize,
+    node_id: String,
+}
+
+/// What a key holds.
+#[derive(ToSchema)]
+pub(super) struct ReadAnswer {
+    /// `success`
+    status: String,
+    key: String,
+    /// As it was sent.
+    value: serde_json::Value,
+    version: u64,
+    node_id: String,
+}
+
+/// A node's entries, or a page of them.
+#[derive(ToSchema)]
+pub(super) struct DataAnswer {
+    /// `success`
+    status: String,
+    node_id: String,
+    /// `leader` or `follower`
+    role: String,
+    /// The node's version when the answer began.
+    version: u64,
+    /// Keys in order.
+    data: BTreeMap<String, DataEntry>,
+    /// Entries in `data`.
+    count: u64,
+    /// There are more: pass this as `after`.
+    next: Option<String>,
+}
+
+/// An entry of `/data`.
+#[derive(ToSchema)]
+pub(super) struct DataEntry {
+    value: serde_json::Value,
+    version: u64,
+}
+
+/// The node can do its role now.
+#[derive(ToSchema)]
+pub(super) struct ReadyAnswer {
+    /// `ready`
+    status: String,
+    node_id: String,
+}
+
+/// It was done.
+#[derive(ToSchema)]
+pub(super) struct DoneAnswer {
+    /// `success`
+    status: String,
+    node_id: String,
+}
+
+/// An error. Some carry more: `version`, `acks`, `quorum`, `min_acks`, `min_version`, `leader`, `reason`.
+#[derive(ToSchema)]
+pub(super) struct ErrorAnswer {
+    /// `error`
+    status: String,
+    /// A word for programs.
+    #[schema(example = "invalid_request")]
+    error: String,
+    /// What happened and what to do.
+    message: String,
+    node_id: String,
+}
