@@ -360,3 +360,6 @@ impl Follower {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -558,34 +558,4 @@ pub(super) fn delay_range(settings: &LeaderSettings) -> DelayRange {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::Value;
-    use crate::wire::WireEntry;
-
-    fn write(value: Option<&str>, if_version: Option<Version>) -> Write {
-        Write { key: "a\"\u{1}ü".into(), value: value.map(Value::from_json_text), quorum: None, if_version }
-    }
-
-    #[test]
-    fn the_encoder_agrees_with_serde() {
-        for value in [Some("[1, 2.0]"), Some("null"), None] {
-            let write = write(value, None);
-            let json = EntryEncoder::new(&write).finish(42);
-            let entry: WireEntry = serde_json::from_slice(&json).unwrap();
-            let expected = Entry { key: write.key, version: 42, value: write.value };
-            assert_eq!(Entry::try_from(entry).unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn a_tombstone_is_no_key_but_a_refusal_rests_on_it() {
-        let tombstone = Some(Versioned { version: 9, value: None });
-        let failed = precondition(&write(None, None), tombstone.clone()).err().unwrap();
-        assert_eq!((failed.error, failed.rests_on), (WriteError::KeyNotFound, 9));
-        let failed = precondition(&write(Some("1"), Some(9)), tombstone.clone()).err().unwrap();
-        assert_eq!((failed.error, failed.rests_on), (WriteError::VersionMismatch { version: 0 }, 9));
-        assert!(precondition(&write(Some("1"), Some(0)), tombstone).is_ok());
-        assert!(precondition(&write(None, Some(0)), None).is_err_and(|f| f.error == WriteError::KeyNotFound));
-    }
-}
+pub(super) mod tests;

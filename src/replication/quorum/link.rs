@@ -529,3 +529,6 @@ impl Default for Outbox {
         Outbox { session: u64::MAX, schedule: Schedule::default(), cursor: 0, overdue_through: 0 }
     }
 }
+
+#[cfg(test)]
+mod tests;

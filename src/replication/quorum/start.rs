@@ -273,3 +273,6 @@ async fn ask(shared: &Shared, url: PeerUrl, epoch: Epoch, after_wait: bool) -> A
     let reply = call(&*shared.env.transport, &url, PeerPath::Promise, &request, deadline).await;
     (url, epoch, reply)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+//! Tests of what a leader that starts makes of an adoption: versions, links, obligations.
+
+use super::super::leader::tests::{incarnation, recovering, url};
+use super::*;
+
+fn membership(followers: impl IntoIterator<Item = usize>, write_quorum: usize) -> Membership {
+    Membership { followers: followers.into_iter().map(url).collect(), write_quorum, max_tail: 50 }
+}
+
+fn adoption(obligations: Vec<Membership>, loss_accepted: bool) -> Adoption {
+    Adoption {
+        base: Some(url(0)),
+        applied_through: 40,
+        others: vec![],
+        max_tail: 50,
+        obligations,
+        loss_accepted,
+    }
+}
+
+/// Followers 0 to 5 have answered, each under the address of its own.
+fn recovery(shared: &Arc<Shared>) -> Recovery<'_> {
+    let mut recovery = Recovery::new(shared);
+    recovery.answers =
+        (0..6).map(|n| (url(n), Answer { incarnation: incarnation(n), complete: None })).collect();
+    recovery
+}
+
+#[tokio::test(start_paused = true)]
+async fn versions_that_may_have_been_assigned_are_skipped() {
+    let shared = recovering(3, 2, 10);
+    recovery(&shared).begin(Some(&adoption(vec![membership(0..3, 2)], false)), vec![]);
+    let core = shared.core.lock();
+    assert_eq!((core.version, core.backlog.next(), core.tally.span().0), (90, 91, 91));
+    assert_eq!(first_version(None, 1_000), 0, "a first start begins at 1");
+    assert_eq!(
+        first_version(Some(&adoption(vec![], true)), 1_000),
+        1_000_000,
+        "nobody knows how many were lost"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn earlier_lists_are_honoured_until_this_epoch_serves() {
+    let (old, older) = (membership([0, 3, 4], 1), membership([4, 5], 2));
+    let shared = recovering(3, 2, 10);
+    recovery(&shared).begin(Some(&adoption(vec![older.clone(), old.clone()], false)), vec![]);
+    let core = shared.core.lock();
+    assert_eq!(core.memberships, [older, old, shared.membership.clone()], "recorded with every snapshot");
+    let links: Vec<&PeerUrl> = shared.links().iter().map(|link| &link.url).collect();
+    let expected = [0, 1, 2, 4, 5, 3].map(url);
+    assert_eq!(
+        links,
+        expected.iter().collect::<Vec<_>>(),
+        "its own, in the order of FOLLOWERS, then the others"
+    );
+    let obligations: Vec<_> = core.obligations.iter().map(|o| (o.links.as_slice(), o.needed)).collect();
+    let expected: [(&[usize], usize); 3] = [(&[3, 4], 2), (&[0, 3, 5], 2), (&[0, 1, 2], 2)];
+    assert_eq!(obligations, expected, "max(old W, new W) of each old list, W of its own");
+    assert!(matches!(core.phase, Phase::Recovering));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_node_under_another_address_gets_one_link() {
+    let shared = recovering(2, 1, 10);
+    let mut recovery = recovery(&shared);
+    // Follower 5 of the old list is what the new one calls 1.
+    recovery.answers.insert(url(5), Answer { incarnation: incarnation(1), complete: None });
+    recovery.begin(Some(&adoption(vec![membership([0, 5], 2)], false)), vec![]);
+    assert_eq!(shared.links().len(), 2);
+    assert_eq!(shared.core.lock().obligations[0].links, [0, 1]);
+}
