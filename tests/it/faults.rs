@@ -138,6 +138,30 @@ fn a_frozen_follower_is_reported_down_hurts_nobody_and_catches_up_by_itself() {
     report("a follower frozen for 10 s", &cluster, &oracle, &more);
 }
 
+/// Keeps out: the leader, back from a pause longer than its patience, took every follower for down whose answer had
+/// been waiting for it all the time.
+#[test]
+fn a_leader_that_was_frozen_itself_does_not_take_its_followers_for_down() {
+    let (cluster, oracle) = (Cluster::start(5, 3, &[]), Oracle::default());
+    let load = Load::shaped(&cluster, 0, &oracle, Shape { pause: Duration::ZERO, ..Shape::default() });
+    let downs = || cluster.nodes[0].log().matches("WARN down").count();
+    let (mut mistaken, freezes) = (0, 4);
+    for _ in 0..freezes {
+        oracle.wait_acknowledged(200);
+        let before = downs();
+        cluster.nodes[0].freeze();
+        std::thread::sleep(HEARTBEAT_INTERVAL * MAX_MISSED_HEARTBEATS * 2);
+        cluster.nodes[0].thaw();
+        oracle.wait_acknowledged(200);
+        mistaken += usize::from(downs() > before);
+    }
+    load.stop();
+    judge(&cluster, &[0, 1, 2, 3, 4, 5], &oracle);
+    // Once: on a busy machine a follower may really have been silent for so long.
+    assert!(mistaken <= 1, "{mistaken} of {freezes} times: {oracle}");
+    report("a leader frozen for twice its patience", &cluster, &oracle, &format!(", {freezes} freezes"));
+}
+
 #[test]
 fn of_two_leaders_the_older_is_deposed_and_nothing_acknowledged_by_either_is_lost() {
     let (mut cluster, oracle) = (Cluster::start(5, 3, &[]), Oracle::default());
@@ -177,7 +201,8 @@ fn of_two_leaders_the_older_is_deposed_and_nothing_acknowledged_by_either_is_los
 #[test]
 fn a_restarted_leader_may_have_another_quorum_and_another_list_of_followers() {
     let (mut cluster, oracle) = (Cluster::start(5, 3, &[]), Oracle::default());
-    let load = Load::start(&cluster, 0, &oracle);
+    // Linearizable at every quorum that is set here.
+    let load = Load::shaped(&cluster, 0, &oracle, Shape { min_acks: 5, ..Shape::default() });
     let again = |cluster: &mut Cluster, followers: &[usize], write_quorum: usize| {
         oracle.wait_acknowledged(100);
         cluster.kill(&[0]);
@@ -378,8 +403,10 @@ fn leader_memory(writes: usize, settings: &[(&str, &str)]) -> Growth {
                     let mut client = Client::new(leader.addr(), PATIENCE);
                     for nth in (writer..writes / 3).step_by(WRITERS) {
                         let body = format!(r#"{{"key":"key-{}","value":[{nth},"{:032}"]}}"#, nth % 100, nth);
-                        let answer = client.send("POST", "/write", Some(&body)).unwrap();
-                        assert_eq!(answer.status, 200, "{answer:?}");
+                        // On a starved machine a write may be refused or be late. What counts is what is stored.
+                        while client.send("POST", "/write", Some(&body)).unwrap().status == 503 {
+                            std::thread::sleep(HEARTBEAT_INTERVAL);
+                        }
                     }
                 });
             }
@@ -437,8 +464,7 @@ fn killed_and_frozen_at_random_the_cluster_keeps_what_it_acknowledged() {
                 if rng.bool() {
                     // And the leader once more, in the middle of what it is doing about it.
                     std::thread::sleep(Duration::from_millis(rng.u64(0..300)));
-                    let leader_fell = victims.contains(&0);
-                    if leader_fell {
+                    if victims.contains(&0) {
                         cluster.kill(&[0]);
                         cluster.restart(&[0]);
                     }

@@ -2,7 +2,8 @@
 //!
 //! A write is *acknowledged*, *refused* or *unknown*; an unknown one may have happened or not, now or later, and is
 //! never taken for either. Every value names its write, so whatever a node shows can be traced to what its client
-//! heard. A watcher reads along while the writers write: what it sees must be true at that very moment.
+//! heard. Two watchers read along while the writers write, one plainly on any node, one linearizably on the leader: what
+//! they see must be true at that very moment.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,6 +54,8 @@ struct Op {
 struct History {
     ops: Vec<Op>,
     versions: BTreeMap<u64, u64>,
+    /// Per key: the highest version that was acknowledged, or that a linearizable answer rested on.
+    settled: BTreeMap<String, u64>,
     highest_acknowledged: u64,
     refusals: BTreeMap<String, usize>,
     looks: usize,
@@ -110,42 +113,35 @@ impl Oracle {
     pub(crate) fn shown(&self, data: &Data) {
         let mut history = self.0.lock();
         history.looks += 1;
-        for (key, (version, id)) in data {
-            history.assign(*id, *version);
-            let op = &history.ops[*id as usize];
-            assert_eq!(op.key, *key, "version {version}: the value is of another key");
-            assert!(!op.is_delete, "version {version}: the value of a delete");
-            assert_ne!(op.fate, Fate::Refused, "refused, and shown at version {version}: {op:?}");
-        }
+        data.iter().for_each(|(key, (version, id))| history.shown(key, *version, *id));
+    }
+
+    /// The version that every linearizable answer about `key` must be at or above, if it begins now.
+    fn floor(&self, key: &str) -> u64 {
+        self.0.lock().settled.get(key).copied().unwrap_or(0)
+    }
+
+    /// A linearizable read, begun when the key's floor was `floor`, showed this.
+    fn shown_linearizable(&self, key: &str, shown: Option<(u64, u64)>, floor: u64) {
+        let mut history = self.0.lock();
+        history.looks += 1;
+        history.shown_linearizable(key, shown, floor);
     }
 
     /// The cluster is whole and quiet and holds this: every acknowledged write is there, or was superseded by a later
     /// one of its key that nobody was refused.
     pub(crate) fn judge(&self, data: &Data) {
-        self.shown(data);
-        let history = self.0.lock();
-        for op in history.ops.iter().filter(|op| op.fate == Fate::Acknowledged) {
-            match data.get(&op.key) {
-                Some((version, _)) => assert!(Some(*version) >= op.version, "at {version}, lost: {op:?}"),
-                None => assert!(
-                    history.ops.iter().any(|other| other.key == op.key
-                        && other.is_delete
-                        && other.fate != Fate::Refused
-                        && other.version.is_none_or(|version| Some(version) >= op.version)),
-                    "absent, and never deleted after: {op:?}"
-                ),
-            }
+        let mut history = self.0.lock();
+        data.iter().for_each(|(key, (version, id))| history.shown(key, *version, *id));
+        for (key, floor) in history.settled.clone() {
+            history.shown_linearizable(&key, data.get(&key).copied(), floor);
         }
     }
 
     /// An operator has accepted a loss: nobody may rely any more on what was acknowledged so far. Versions, though, go
-    /// on rising.
+    /// on rising, and what was refused stays refused.
     pub(crate) fn accept_loss(&self) {
-        for op in &mut self.0.lock().ops {
-            if op.fate == Fate::Acknowledged {
-                op.fate = Fate::Unknown;
-            }
-        }
+        self.0.lock().settled.clear();
     }
 
     pub(crate) fn acknowledged(&self) -> usize {
@@ -222,8 +218,40 @@ impl History {
         op.version = Some(version);
     }
 
+    fn settle(&mut self, key: &str, version: u64) {
+        let settled = self.settled.entry(key.to_owned()).or_default();
+        *settled = (*settled).max(version);
+    }
+
+    /// It must be a write of that key that nobody was told is not stored.
+    fn shown(&mut self, key: &str, version: u64, id: u64) {
+        self.assign(id, version);
+        let op = self.op(id);
+        assert_eq!(op.key, key, "version {version}: the value is of another key");
+        assert!(!op.is_delete, "version {version}: the value of a delete");
+        assert_ne!(op.fate, Fate::Refused, "refused, and shown at version {version}: {op:?}");
+    }
+
+    fn shown_linearizable(&mut self, key: &str, shown: Option<(u64, u64)>, floor: u64) {
+        if let Some((version, id)) = shown {
+            self.shown(key, version, id);
+            assert!(version >= floor, "{key}: at version {version}, though {floor} was settled before");
+            return self.settle(key, version);
+        }
+        let may_have_deleted = |op: &Op| {
+            op.key == key
+                && op.is_delete
+                && op.fate != Fate::Refused
+                && op.version.is_none_or(|version| version >= floor)
+        };
+        let is_possible = floor == 0 || self.ops.iter().any(may_have_deleted);
+        assert!(is_possible, "{key}: absent, though {floor} was settled before and no delete came after");
+    }
+
     fn acknowledge(&mut self, id: u64, version: u64) {
         self.assign(id, version);
+        let key = self.op(id).key.clone();
+        self.settle(&key, version);
         self.highest_acknowledged = self.highest_acknowledged.max(version);
         let op = self.op(id);
         (op.fate, op.took) = (Fate::Acknowledged, op.began.elapsed());
@@ -249,11 +277,13 @@ pub(crate) struct Shape {
     pub(crate) pause: Duration,
     /// Characters in each value.
     pub(crate) padding: usize,
+    /// `min_acks` of the linearizable reads: at least the write quorum, or they are not.
+    pub(crate) min_acks: usize,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { writers: 4, pause: Duration::from_millis(2), padding: 0 }
+        Shape { writers: 4, pause: Duration::from_millis(2), padding: 0, min_acks: 3 }
     }
 }
 
@@ -264,7 +294,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Writers to `leader`, and a watcher that reads along on all nodes.
+    /// Writers to `leader`, and watchers that read along.
     pub(crate) fn start(cluster: &Cluster, leader: usize, oracle: &Oracle) -> Load {
         Load::shaped(cluster, leader, oracle, Shape::default())
     }
@@ -279,8 +309,11 @@ impl Load {
             })
             .collect();
         let addrs: Vec<SocketAddr> = cluster.nodes.iter().map(Process::addr).collect();
-        let (oracle, watcher_stop) = (oracle.clone(), stop.clone());
-        threads.push(std::thread::spawn(move || watch(&addrs, &oracle, &watcher_stop)));
+        let (any, any_stop) = (oracle.clone(), stop.clone());
+        threads.push(std::thread::spawn(move || watch_any(&addrs, &any, &any_stop)));
+        let (linearizable, its_stop) = (oracle.clone(), stop.clone());
+        threads
+            .push(std::thread::spawn(move || watch_leader(addr, shape.min_acks, &linearizable, &its_stop)));
         Load { stop, threads }
     }
 
@@ -332,7 +365,27 @@ pub(crate) fn write_once(node: &Process, key: &str, oracle: &Oracle) -> Answer {
     answer
 }
 
-fn watch(addrs: &[SocketAddr], oracle: &Oracle, stop: &AtomicBool) {
+fn watch_leader(addr: SocketAddr, min_acks: usize, oracle: &Oracle, stop: &AtomicBool) {
+    let mut client = Client::new(addr, PATIENCE);
+    while !stop.load(Ordering::Relaxed) {
+        let key = format!("key-{}", fastrand::usize(..KEYS));
+        let floor = oracle.floor(&key);
+        match client.send("GET", &format!("/read?key={key}&min_acks={min_acks}"), None) {
+            Ok(Answer { status: 200, body }) => {
+                let number = |value: &Value| value.as_u64().unwrap();
+                let shown = Some((number(&body["version"]), number(&body["value"][0])));
+                oracle.shown_linearizable(&key, shown, floor);
+            }
+            Ok(Answer { status: 404, .. }) => oracle.shown_linearizable(&key, None, floor),
+            // It could not know, or is not there: then it must not answer.
+            Ok(Answer { status: 503 | 504, .. }) | Err(_) => {}
+            Ok(answer) => panic!("no answer to a read that the contract knows: {answer:?}"),
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn watch_any(addrs: &[SocketAddr], oracle: &Oracle, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let addr = addrs[fastrand::usize(..addrs.len())];
         // A frozen node does not answer, a dead one neither, one that is not complete says so: look elsewhere.
@@ -340,5 +393,83 @@ fn watch(addrs: &[SocketAddr], oracle: &Oracle, stop: &AtomicBool) {
             oracle.shown(&data);
         }
         std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the oracle says about a history with one acknowledged write (id 0, key "k", version 5).
+    fn is_accepted(then: impl FnOnce(&Oracle) + Send) -> bool {
+        let oracle = Oracle::default();
+        oracle.end(oracle.begin("k", false), answer(200, json!({"version": 5, "acks": 3, "quorum": 3})));
+        let hook = std::panic::AssertUnwindSafe(|| then(&oracle));
+        std::panic::catch_unwind(hook).is_ok()
+    }
+
+    fn answer(status: u16, body: Value) -> Result<Answer, Silence> {
+        Ok(Answer { status, body })
+    }
+
+    fn data(version: u64, id: u64) -> Data {
+        Data::from([("k".to_owned(), (version, id))])
+    }
+
+    #[test]
+    fn the_oracle_notices_what_is_lost_invented_or_refused_and_there() {
+        let refuse = |oracle: &Oracle| {
+            let id = oracle.begin("k", false);
+            oracle.end(id, answer(503, json!({"error": "unavailable", "reason": "r"})));
+        };
+        let unknown = |oracle: &Oracle, is_delete| {
+            oracle.begin("k", is_delete);
+        };
+        assert!(is_accepted(|oracle| oracle.judge(&data(5, 0))), "it is there");
+        assert!(!is_accepted(|oracle| oracle.judge(&Data::new())), "lost");
+        assert!(!is_accepted(|oracle| oracle.judge(&data(6, 0))), "under two versions");
+        assert!(is_accepted(|oracle| {
+            unknown(oracle, false);
+            oracle.judge(&data(6, 1));
+        }));
+        assert!(
+            !is_accepted(|oracle| {
+                unknown(oracle, false);
+                oracle.judge(&data(4, 1));
+            }),
+            "lost to an older one"
+        );
+        assert!(
+            !is_accepted(|oracle| {
+                unknown(oracle, false);
+                oracle.judge(&data(5, 1));
+            }),
+            "one version for two writes"
+        );
+        assert!(
+            !is_accepted(|oracle| {
+                refuse(oracle);
+                oracle.judge(&data(6, 1));
+            }),
+            "refused, and there"
+        );
+        assert!(
+            is_accepted(|oracle| {
+                unknown(oracle, true);
+                oracle.judge(&Data::new());
+            }),
+            "it may have been deleted"
+        );
+        assert!(
+            !is_accepted(|oracle| {
+                let id = oracle.begin("k", false);
+                oracle.end(id, answer(200, json!({"version": 4, "acks": 3, "quorum": 3})));
+            }),
+            "a version below one acknowledged before"
+        );
+        assert!(is_accepted(|oracle| {
+            oracle.accept_loss();
+            oracle.judge(&Data::new());
+        }));
     }
 }
