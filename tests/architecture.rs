@@ -38,6 +38,7 @@ const HOUSE: &[Room] = &[
     room(1, "wire", Some("reqwest")),
     room(1, "observe", Some("hdrhistogram")),
     room(1, "tasks", Some("tokio-util")),
+    room(1, "timer", Some("timerfd")),
     room(1, "config", Some("envy")),
     room(0, "store", Some("dashmap")),
     room(0, "address", Some("url")),
@@ -53,6 +54,7 @@ const NARROW: &[(&str, &[&str])] = &[
         &[
             "wire",
             "observe",
+            "timer",
             "config",
             "address",
             "cli::bench",
@@ -91,8 +93,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "cli::serve",
             "cli::cluster::local",
             "cli::bench::cost",
-            "cli::bench::schedule",
-            "replication::quorum::delay",
+            "timer",
         ],
     ),
 ];
@@ -100,6 +101,7 @@ const HOMES: &[(&str, &[&str])] = &[
 /// Files that decide and do nothing: their code outside of tests names none of [`IMPURE`].
 const PURE: &[&str] = &[
     "replication/quorum/backlog.rs",
+    "replication/quorum/delay.rs",
     "replication/quorum/progress.rs",
     "replication/quorum/ranges.rs",
     "replication/quorum/recovery.rs",
