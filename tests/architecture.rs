@@ -38,7 +38,7 @@ const HOUSE: &[Room] = &[
     room(1, "wire", Some("reqwest")),
     room(1, "observe", Some("hdrhistogram")),
     room(1, "tasks", Some("tokio-util")),
-    room(1, "timer", Some("timerfd")),
+    room(1, "timer", None),
     room(1, "config", Some("envy")),
     room(0, "store", Some("dashmap")),
     room(0, "address", Some("url")),
