@@ -87,15 +87,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli", "main"]),
     ("indicatif", &["cli::bench"]),
     ("tracing_subscriber", &["cli::serve"]),
-    (
-        "rustix",
-        &[
-            "cli::serve",
-            "cli::cluster::local",
-            "cli::bench::cost",
-            "timer",
-        ],
-    ),
+    ("rustix", &["cli::serve", "cli::cluster::local", "cli::bench::cost", "timer"]),
 ];
 
 /// Files that decide and do nothing: their code outside of tests names none of [`IMPURE`].
