@@ -27,7 +27,7 @@ const fn room(floor: u32, path: &'static str, guest: Option<&'static str>) -> Ro
     Room { floor, path, guest }
 }
 
-/// The drawing of `src/lib.rs`. A file imports only from floors below its own.
+/// The drawing of `src/lib.rs`, from the roof down.
 const HOUSE: &[Room] = &[
     room(5, "main", None),
     room(5, "cli", None),
@@ -347,7 +347,7 @@ fn imports(source: &Source) -> Vec<String> {
 
 // ---- rules ------------------------------------------------------------------------------------------------------------
 
-/// A file imports only from floors below its own, or from its own top module; the modes never import each other.
+/// Imports go down, or stay within the file's own top module; the modes never import each other.
 fn check_floors(source: &Source) -> Vec<String> {
     let Some(own) = room_of(&source.module) else { return Vec::new() };
     let top = |path: &str| path.split("::").next().unwrap_or_default().to_owned();
@@ -616,7 +616,7 @@ fn paths_are_read_as_the_compiler_reads_them() {
 }
 
 #[test]
-fn a_file_imports_only_from_floors_below_its_own() {
+fn imports_go_down_the_floors() {
     check_all(check_floors);
     for (module, text) in [
         ("store", "use crate::wire::Epoch;"),
