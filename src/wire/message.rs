@@ -1,5 +1,6 @@
 //! The messages of quorum mode and the identities they carry. Shapes only.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -92,6 +93,18 @@ pub struct Membership {
     pub write_quorum: usize,
     /// Versions its leader may assign above what `write_quorum` followers hold: what the next leader has to skip.
     pub max_tail: u64,
+    /// Followers that had not counted for anything in this epoch when this was written down, and the start they were
+    /// in. One that is blank in the same start later has acknowledged nothing in between either.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub uncounted: BTreeMap<PeerUrl, Incarnation>,
+}
+
+impl Membership {
+    /// Whether both ask the same of a later start.
+    pub fn has_terms_of(&self, other: &Membership) -> bool {
+        (&self.followers, self.write_quorum, self.max_tail)
+            == (&other.followers, other.write_quorum, other.max_tail)
+    }
 }
 
 /// `POST /promise`: follow this epoch and no lower one.
@@ -123,7 +136,8 @@ pub struct PromiseReply {
 pub struct CompleteState {
     /// The epoch in which its store was last complete.
     pub data_epoch: Epoch,
-    /// The memberships recorded with it: the current one last, before it those a later start must still honour.
+    /// The memberships recorded with it, all of which a later start must honour: that of its epoch, and until this has come
+    /// to serve, those before it.
     pub memberships: Vec<Membership>,
     /// Every version up to this one is held.
     pub applied_through: Version,

@@ -49,9 +49,11 @@ pub(super) struct Core {
     pub(super) tally: Tally<oneshot::Sender<usize>>,
     /// One per link: the followers in the order of `FOLLOWERS`, then those of earlier lists until the leader serves.
     pub(super) progress: Vec<Progress>,
+    /// For each link the start of its follower that answered when this leader started.
+    pub(super) answered: Vec<Option<Incarnation>>,
     pub(super) obligations: Vec<Obligation>,
-    /// Recorded by followers with their state: the current membership last.
-    pub(super) memberships: Vec<Membership>,
+    /// Memberships of epochs before this one that are to be honoured until it serves.
+    pub(super) earlier: Vec<Membership>,
     /// Rounds of confirmation asked for by reads.
     pub(super) rounds: u64,
     /// Numbers snapshots.
@@ -137,6 +139,27 @@ impl Shared {
     /// Progress of the current followers (none before recovery has made the links).
     pub(super) fn members<'a>(&self, core: &'a Core) -> &'a [Progress] {
         core.members(self.follower_count())
+    }
+
+    /// The membership as it is written down now: with the followers that have never been complete in this epoch.
+    pub(super) fn membership_now(&self, core: &Core) -> Membership {
+        let members = self.links().iter().zip(self.members(core)).zip(&core.answered);
+        let never_complete = members.filter(|((_, progress), _)| progress.snapshots() == 0);
+        let uncounted = never_complete.filter_map(|((link, progress), answered)| {
+            Some((link.url.clone(), progress.incarnation().or(*answered)?))
+        });
+        Membership { uncounted: uncounted.collect(), ..self.membership.clone() }
+    }
+
+    /// What followers record with their state. An earlier epoch on the same terms stands for this one too: its
+    /// followers that were uncounted then and are blank still cannot have counted since. So the list stays short however
+    /// often a leader dies before it serves.
+    pub(super) fn memberships(&self, core: &Core) -> Vec<Membership> {
+        let mut memberships = core.earlier.clone();
+        if !memberships.iter().any(|earlier| earlier.has_terms_of(&self.membership)) {
+            memberships.push(self.membership_now(core));
+        }
+        memberships
     }
 
     /// The version up to which W complete followers hold everything. Nothing at or below it can vanish with a leader.
@@ -413,7 +436,7 @@ impl Shared {
         };
         if core.obligations.iter().all(is_met) {
             core.phase = Phase::Serving;
-            core.memberships = vec![self.membership.clone()];
+            core.earlier.clear();
             tracing::info!(epoch = %core.epoch, version = core.version, "the leader serves");
             // Links of earlier lists end, the others tell their followers that this epoch serves.
             self.links().iter().for_each(Link::wake_all);

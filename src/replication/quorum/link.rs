@@ -339,7 +339,7 @@ impl Link {
             let request = HeartbeatRequest {
                 header: Header { epoch, to },
                 leader: self.shared.env.advertise.clone(),
-                membership: self.shared.membership.clone(),
+                membership: self.shared.membership_now(&core),
                 floor: core.backlog.floor(),
                 serving: matches!(core.phase, Phase::Serving),
             };
@@ -424,7 +424,7 @@ impl Link {
                             header: Header { epoch: core.epoch, to },
                             snapshot: core.snapshots,
                             through: core.version,
-                            memberships: core.memberships.clone(),
+                            memberships: self.shared.memberships(core),
                         })
                     }
                     _ => None,

@@ -1,5 +1,6 @@
 //! A node of quorum mode as the rest of the program sees it: a leader or a follower, fixed at start.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -57,6 +58,7 @@ impl Quorum {
             followers: settings.followers.clone(),
             write_quorum: settings.write_quorum,
             max_tail: settings.max_tail,
+            uncounted: BTreeMap::new(),
         };
         let core = Core {
             phase: Phase::Recovering,
@@ -65,8 +67,9 @@ impl Quorum {
             backlog: Backlog::new(1, settings.backlog_max_bytes),
             tally: Tally::new(1, settings.tally_slots()),
             progress: Vec::new(),
+            answered: Vec::new(),
             obligations: Vec::new(),
-            memberships: Vec::new(),
+            earlier: Vec::new(),
             rounds: 0,
             snapshots: 0,
             rng,

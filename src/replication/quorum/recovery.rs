@@ -12,6 +12,11 @@
 //! with data of e. (Asking for F − W + 1 answers *of e* would be stricter and would lock itself out: a leader killed
 //! just after its first follower became complete leaves a single one of e behind.)
 //!
+//! One that answers blank is in the light all the same if it was in the very same start of it when the epoch began,
+//! for then it has never been complete in it: [`Membership::uncounted`]. Without that, a leader killed between its first
+//! complete follower and its W-th would leave a state behind that no later leader may go on from: the followers it had
+//! not come to are blank, and nothing would ever tell that they had never counted.
+//!
 //! An epoch that never came to serve passes its obligations on: until it serves, a state is recorded together with
 //! the memberships of the epochs before it that did, and the rule is checked for each of them. It is what joint
 //! consensus does for a change of members (Ongaro, *Consensus: Bridging Theory and Practice*, 2014, 4.3), with quorums
@@ -94,7 +99,7 @@ pub fn decide(
         .unwrap_or_default();
 
     if data_epoch == Epoch::ZERO && !loss_accepted {
-        if unheard.is_empty() && distinct(&new.followers, answers, |_| true) == new.followers.len() {
+        if unheard.is_empty() && distinct(&new.followers, answers, |_, _| true) == new.followers.len() {
             return Decision::FirstStart;
         }
         let message = if unheard.is_empty() {
@@ -109,13 +114,16 @@ pub fn decide(
     }
 
     if !loss_accepted {
-        for Membership { followers, write_quorum, .. } in &obligations {
+        for Membership { followers, write_quorum, uncounted, .. } in &obligations {
             let needed = followers.len() + 1 - write_quorum.min(&followers.len());
-            let have = distinct(followers, answers, |answer| answer.complete.is_some());
+            let is_clear = |url: &PeerUrl, answer: &Answer| {
+                answer.complete.is_some() || uncounted.get(url) == Some(&answer.incarnation)
+            };
+            let have = distinct(followers, answers, is_clear);
             if have < needed {
-                let has_data =
-                    |url: &PeerUrl| answers.get(url).is_some_and(|answer| answer.complete.is_some());
-                let missing = followers.iter().filter(|url| !has_data(url)).cloned().collect();
+                let is_missing =
+                    |url: &&PeerUrl| answers.get(*url).is_none_or(|answer| !is_clear(url, answer));
+                let missing = followers.iter().filter(is_missing).cloned().collect();
                 let message = format!(
                     "{have} of {} followers answered with data; with WRITE_QUORUM {write_quorum} it takes {needed} to be \
                      sure that no acknowledged write is missing. Bring the missing ones back with their memory, or give \
@@ -147,10 +155,11 @@ pub fn decide(
 fn distinct(
     followers: &[PeerUrl],
     answers: &BTreeMap<PeerUrl, Answer>,
-    wanted: impl Fn(&Answer) -> bool,
+    wanted: impl Fn(&PeerUrl, &Answer) -> bool,
 ) -> usize {
-    let answered = followers.iter().filter_map(|url| answers.get(url));
-    answered.filter(|answer| wanted(answer)).map(|answer| answer.incarnation).collect::<BTreeSet<_>>().len()
+    let answered = followers.iter().filter_map(|url| Some((url, answers.get(url)?)));
+    let wanted = answered.filter(|(url, answer)| wanted(url, answer));
+    wanted.map(|(_, answer)| answer.incarnation).collect::<BTreeSet<_>>().len()
 }
 
 #[cfg(test)]
@@ -164,7 +173,8 @@ mod tests {
     }
 
     fn membership(followers: impl IntoIterator<Item = usize>, write_quorum: usize) -> Membership {
-        Membership { followers: followers.into_iter().map(url).collect(), write_quorum, max_tail: 100 }
+        let followers = followers.into_iter().map(url).collect();
+        Membership { followers, write_quorum, max_tail: 100, uncounted: BTreeMap::new() }
     }
 
     fn epoch(number: u64) -> Epoch {
@@ -246,6 +256,33 @@ mod tests {
         assert_eq!((adoption.base, adoption.others), (Some(url(0)), vec![]));
     }
 
+    /// Keeps out another leader that locks itself out: killed as above, with followers that were blank before it and
+    /// are after it, since it never came to them.
+    #[test]
+    fn a_follower_blank_since_before_the_epoch_has_not_acknowledged_in_it() {
+        for new in [membership(0..3, 2), membership([0, 3, 4], 1)] {
+            let began = Membership {
+                uncounted: new.followers.iter().cloned().zip([0, 3, 4].map(Incarnation)).collect(),
+                ..new.clone()
+            };
+            let blanks = |number| {
+                let answers = new.followers[1..].iter().zip([3u64, 4]);
+                let answers = answers.map(move |(url, n)| {
+                    (url.clone(), Answer { incarnation: Incarnation(n + number), complete: None })
+                });
+                answers.collect::<Vec<_>>()
+            };
+            let m = [began.clone()];
+            let same = [vec![holder(0, 10, 5, &m)], blanks(0)].concat();
+            assert!(matches!(decide_all(&new, same, true), Decision::Adopt(_)));
+            let restarted = [vec![holder(0, 10, 5, &m)], blanks(100)].concat();
+            let Decision::Wait(wait) = decide_all(&new, restarted, true) else {
+                panic!("they may have counted")
+            };
+            assert_eq!(wait.missing, new.followers[1..]);
+        }
+    }
+
     #[test]
     fn the_memberships_before_an_epoch_that_never_served_still_count() {
         let (old, new) = (membership(0..3, 2), membership([0, 3, 4], 2));
@@ -287,14 +324,19 @@ mod tests {
             f in 1usize..6, w_offset in 0usize..5, seed in any::<u64>(), writes in 0usize..20,
         ) {
             let w = 1 + w_offset % f;
-            let new = membership(0..f, w);
-            let m = [new.clone()];
             let mut rng = fastrand::Rng::with_seed(seed);
+            let new = membership(0..f, w);
+            // Some were never complete in this epoch, and some of these are known to have been there when it began.
+            let never: BTreeSet<usize> = (0..f).filter(|_| rng.u8(..4) == 0).collect();
+            let known: BTreeSet<usize> = never.iter().copied().filter(|_| rng.bool()).collect();
+            let m = [Membership {
+                uncounted: known.iter().map(|n| (url(*n), Incarnation(*n as u64))).collect(), ..new.clone()
+            }];
             // Each write is held by a random set of followers; those with at least W holders were acknowledged.
             let mut holds = vec![BTreeSet::new(); f];
             let mut acknowledged = Vec::new();
             for version in 1..=writes as u64 {
-                let holders: Vec<usize> = (0..f).filter(|_| rng.u8(..10) < 7).collect();
+                let holders: Vec<usize> = (0..f).filter(|n| !never.contains(n) && rng.u8(..10) < 7).collect();
                 holders.iter().for_each(|n| { holds[*n].insert(version); });
                 if holders.len() >= w { acknowledged.push(version); }
             }
@@ -305,8 +347,15 @@ mod tests {
                 let through = (1..).take_while(|v| held.contains(v)).last().unwrap_or(0);
                 match rng.u8(..6) {
                     0 => dark += 1,
-                    1 => { dark += 1; answers.push(blank(n)); }
-                    2 if held.is_empty() => answers.push(holder(n, 8, 0, &m)),
+                    1 => {
+                        // Once restarted it is not the one that is known.
+                        let (url, mut answer) = blank(n);
+                        answer.incarnation.0 += 100;
+                        answers.push((url, answer));
+                        dark += 1;
+                    }
+                    2 if known.contains(&n) => answers.push(blank(n)),
+                    2 | 3 if never.contains(&n) => answers.push(holder(n, 8, 0, &m)),
                     _ => answers.push(holder(n, 9, through, &m)),
                 }
             }

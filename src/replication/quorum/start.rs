@@ -193,11 +193,10 @@ impl<'a> Recovery<'a> {
         core.backlog = Backlog::new(version + 1, shared.settings.backlog_max_bytes);
         core.tally = Tally::new(version + 1, shared.settings.tally_slots());
         core.progress = urls.iter().map(|_| Progress::new(shared.settings.max_missed_heartbeats)).collect();
+        let answered = |url| self.answers.get(url).map(|answer| answer.incarnation);
+        core.answered = urls.iter().map(answered).collect();
         core.obligations = self.obligations(obligations, &urls);
-        core.memberships = obligations.to_vec();
-        if core.memberships.last() != Some(&shared.membership) {
-            core.memberships.push(shared.membership.clone());
-        }
+        core.earlier = obligations.to_vec();
         core.waiting_for = None;
         core.phase = Phase::Recovering;
         drop(guard);

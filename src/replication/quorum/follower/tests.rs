@@ -60,7 +60,8 @@ fn url(name: &str) -> PeerUrl {
 }
 
 fn membership(write_quorum: usize) -> Membership {
-    Membership { followers: vec![url("f1"), url("f2"), url("f3")], write_quorum, max_tail: 10 }
+    let followers = vec![url("f1"), url("f2"), url("f3")];
+    Membership { followers, write_quorum, max_tail: 10, uncounted: BTreeMap::new() }
 }
 
 fn entry(key: u8, version: Version, live: bool) -> Entry {

@@ -1,5 +1,6 @@
 //! Tests of what a leader counts, admits and answers, with followers that are played by the test.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ pub(in super::super) fn incarnation(n: usize) -> Incarnation {
 
 /// A leader that recovers: no links yet, nothing stored.
 pub(in super::super) fn recovering(followers: usize, write_quorum: usize, max_tail: u64) -> Arc<Shared> {
-    let membership = Membership { followers: (0..followers).map(url).collect(), write_quorum, max_tail };
+    let followers = (0..followers).map(url).collect();
+    let membership = Membership { followers, write_quorum, max_tail, uncounted: BTreeMap::new() };
     let settings = LeaderSettings {
         followers: membership.followers.clone(),
         write_quorum,
@@ -78,8 +80,9 @@ pub(in super::super) fn recovering(followers: usize, write_quorum: usize, max_ta
         backlog: Backlog::new(1, settings.backlog_max_bytes),
         tally: Tally::new(1, settings.tally_slots()),
         progress: Vec::new(),
+        answered: Vec::new(),
         obligations: Vec::new(),
-        memberships: Vec::new(),
+        earlier: Vec::new(),
         rounds: 0,
         snapshots: 0,
         rng: fastrand::Rng::with_seed(1),
@@ -107,6 +110,7 @@ pub(in super::super) fn serving(followers: usize, write_quorum: usize, max_tail:
     let mut core = shared.core.lock();
     core.phase = Phase::Serving;
     core.progress = (0..=followers).map(|_| Progress::new(5)).collect();
+    core.answered = vec![None; followers + 1];
     drop(core);
     assert!(shared.links.set((0..=followers).map(url).map(Link::new).collect()).is_ok());
     for link in 0..=followers {
@@ -210,7 +214,7 @@ fn a_staging_follower_counts_for_nothing_and_then_for_all_at_once() {
     let core = shared.core.lock();
     assert_eq!(
         (shared.holders(&core, version), shared.confirmers(&core, 0), shared.stable(&core)),
-        (1, 1, 0)
+        (1, 2, 0)
     );
     assert_eq!(shared.check_followers(&core, 3).unwrap_err().reason, "followers_down");
     drop(core);
@@ -357,8 +361,7 @@ fn it_serves_once_every_list_has_enough_complete_followers() {
     {
         let mut core = shared.core.lock();
         core.phase = Phase::Recovering;
-        core.memberships =
-            vec![Membership { write_quorum: 3, ..shared.membership.clone() }, shared.membership.clone()];
+        core.earlier = vec![Membership { write_quorum: 3, ..shared.membership.clone() }];
         core.obligations =
             vec![Obligation { links: vec![0, 3], needed: 2 }, Obligation { links: vec![0, 1, 2], needed: 2 }];
         (0..4).for_each(|link| core.progress[link].fell_behind());
@@ -369,8 +372,34 @@ fn it_serves_once_every_list_has_enough_complete_followers() {
         let core = shared.core.lock();
         assert_eq!(shared.check_serving(&core).is_ok(), serves, "after link {link}");
         let recorded = if serves { 1 } else { 2 };
-        assert_eq!(core.memberships.len(), recorded, "what came before is honoured until then");
+        assert_eq!(shared.memberships(&core).len(), recorded, "what came before is honoured until then");
     }
+}
+
+#[test]
+fn what_is_recorded_tells_who_has_never_counted() {
+    let shared = serving(3, 2, 10);
+    let uncounted = || shared.membership_now(&shared.core.lock()).uncounted;
+    assert_eq!(uncounted(), BTreeMap::new(), "all are complete");
+    {
+        let mut core = shared.core.lock();
+        core.progress[1] = Progress::new(5);
+        core.progress[2] = Progress::new(5);
+        core.progress[2].promised(incarnation(2), "f2".into());
+        core.progress[0].restarted();
+        core.progress[0].promised(Incarnation(9), "f0".into());
+    }
+    // 1 is not known, and 0 has counted, in the start before.
+    assert_eq!(uncounted(), BTreeMap::from([(url(2), incarnation(2))]));
+    shared.core.lock().answered = vec![Some(Incarnation(8)); 4];
+    assert_eq!(uncounted(), BTreeMap::from([(url(1), Incarnation(8)), (url(2), incarnation(2))]));
+    let mut core = shared.core.lock();
+    assert_eq!(shared.memberships(&core), [shared.membership_now(&core)]);
+    core.earlier =
+        vec![Membership { write_quorum: 3, ..shared.membership.clone() }, shared.membership.clone()];
+    assert_eq!(shared.memberships(&core), core.earlier, "the one on the same terms stands for both");
+    core.earlier.pop();
+    assert_eq!(shared.memberships(&core)[1], shared.membership_now(&core));
 }
 
 // ---- parts ------------------------------------------------------------------------------------------------------
