@@ -10,7 +10,7 @@
 //! 3  http          [axum]  routes <-> calls; the only place that knows status codes
 //! 2  replication           Replication { Quorum }: what a mode promises, and the answers both give
 //!      quorum              a fixed leader, W acknowledgements, everything in memory
-//! 1  wire [reqwest] · observe [hdrhistogram] · tasks [tokio-util] · timer [timerfd] · config [envy]    independent of each other
+//! 1  wire [reqwest] · observe [hdrhistogram] · tasks [tokio-util] · timer · config [envy]    independent of each other
 //! 0  store       [dashmap] the versioned map with an ordered key index; no clock, no task, no log
 //!    address     [url]         where a node is
 //! ```

@@ -3,5 +3,9 @@
 
 mod cli;
 mod contract;
+mod faults;
 mod harness;
+mod load;
 mod malformed;
+mod processes;
+mod shutdown;

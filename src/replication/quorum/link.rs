@@ -36,6 +36,10 @@ const SCHEDULE_MAX: usize = 65_536;
 /// The longest wait between two tries of a message that got no answer from a follower that is up.
 const RETRY_WAIT_MAX: Duration = Duration::from_millis(50);
 
+/// Batches in a row without an answer that make a follower down. One alone may be this leader's own doing: after a
+/// pause of its process, or of the whole machine, every request that was under way is overdue at once, on all links.
+const UNANSWERED_MAX: u32 = 2;
+
 /// Tries of one part of a snapshot before the snapshot is given up.
 const SNAPSHOT_TRIES: usize = 5;
 
@@ -221,15 +225,22 @@ impl Link {
         });
         match result {
             Ok(_) => {
+                outbox.unanswered = 0;
                 self.shared.acked(self.index, batch.to, &batch.versions);
                 return true;
             }
-            Err(CallError::Refused(refusal)) => self.refused(batch.to, &refusal),
+            Err(CallError::Refused(refusal)) => {
+                outbox.unanswered = 0;
+                self.refused(batch.to, &refusal);
+            }
             Err(error) => {
                 tracing::debug!(link = self.index, %error, "a batch got no answer");
                 // A dead follower is noticed by its heartbeats; one that answers those and hangs here, by this.
                 if sent_at.elapsed() >= self.patience() {
-                    self.went_down();
+                    outbox.unanswered += 1;
+                    if outbox.unanswered >= UNANSWERED_MAX {
+                        self.went_down();
+                    }
                 }
             }
         }
@@ -243,7 +254,7 @@ impl Link {
         let mut core = self.shared.core.lock();
         let progress = &mut core.progress[self.index];
         if progress.went_down() {
-            tracing::warn!(follower = %self.wake().url, "down: a batch stayed without an answer");
+            tracing::warn!(follower = %self.wake().url, "down: batches stay without an answer");
         }
     }
 
@@ -272,6 +283,8 @@ impl Link {
                 }
                 self.wake().snapshot.notify_one();
             }
+            // Whoever sends the snapshot begins another.
+            (RefusalReason::SnapshotDiscarded, _) => {}
             _ => self.problem(&mut core, refusal.to_string()),
         }
     }
@@ -519,12 +532,20 @@ struct Outbox {
     cursor: Version,
     /// Versions up to this one were assigned before the session: to be caught up with, without a delay of their own.
     overdue_through: Version,
+    /// Batches in a row that nobody answered in time.
+    unanswered: u32,
 }
 
 impl Default for Outbox {
     fn default() -> Outbox {
         // No link is ever in this session: the first look is a new one.
-        Outbox { session: u64::MAX, schedule: Schedule::default(), cursor: 0, overdue_through: 0 }
+        Outbox {
+            session: u64::MAX,
+            schedule: Schedule::default(),
+            cursor: 0,
+            overdue_through: 0,
+            unanswered: 0,
+        }
     }
 }
 
