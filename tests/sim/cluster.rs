@@ -214,7 +214,7 @@ impl Sim {
             let url = PeerUrl::parse(&format!("leader{}:5000", inner.starts)).expect("a fine address");
             let mut members = self.pool[..self.plan.followers].to_vec();
             let mut write_quorum = self.plan.write_quorum;
-            if self.plan.settings_change && inner.starts > 1 {
+            if self.plan.settings_change && !inner.holders.is_empty() {
                 let count = inner.rng.usize(1..=self.pool.len());
                 let mut pool = self.pool.to_vec();
                 inner.rng.shuffle(&mut pool);
@@ -399,6 +399,7 @@ impl Sim {
     // ---- the hand that breaks things ----------------------------------------------------------------------------
 
     async fn break_things(&self) {
+        self.kill_while_recovering().await;
         loop {
             let wait = self.inner.lock().rng.u64(10..250);
             sleep(Duration::from_millis(wait)).await;
@@ -495,24 +496,29 @@ impl Sim {
         }
         if takes_leader {
             self.start_leader();
-            // Sometimes it dies again before it serves. It has no memory yet that would count as lost.
+            self.kill_while_recovering().await;
+        }
+    }
+
+    /// Sometimes a leader dies before it serves, and the next one too. It has no memory yet that would count as lost.
+    async fn kill_while_recovering(&self) {
+        loop {
             let early = {
                 let rng = &mut self.inner.lock().rng;
-                (rng.u8(..3) == 0).then(|| rng.u64(1..120))
+                let at_most = [15, 120][rng.usize(..2)];
+                (rng.u8(..3) == 0).then(|| rng.u64(1..at_most))
             };
-            if let Some(early) = early {
-                sleep(Duration::from_millis(early)).await;
-                let recovering = self
-                    .inner
-                    .lock()
-                    .leader
-                    .take_if(|leader| leader.quorum.health().condition == Condition::Recovering);
-                if let Some(recovering) = recovering {
-                    self.network.count("leader killed while recovering");
-                    self.kill_leader(recovering).await;
-                    self.start_leader();
-                }
-            }
+            let Some(early) = early else { return };
+            sleep(Duration::from_millis(early)).await;
+            let recovering = self
+                .inner
+                .lock()
+                .leader
+                .take_if(|leader| leader.quorum.health().condition == Condition::Recovering);
+            let Some(recovering) = recovering else { return };
+            self.network.count("leader killed while recovering");
+            self.kill_leader(recovering).await;
+            self.start_leader();
         }
     }
 
@@ -525,8 +531,29 @@ impl Sim {
         self.start_leader();
         let wait = self.inner.lock().rng.u64(100..800);
         sleep(Duration::from_millis(wait)).await;
+        if self.whole_leader().is_some() {
+            self.assert_deposed(&old).await;
+        }
         self.inner.lock().usurped = None;
         self.kill_leader(old).await;
+    }
+
+    /// Followers that the two leaders share tell the old one, as soon as a message gets through.
+    async fn assert_deposed(&self, old: &LeaderHandle) {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while !is_deposed(&old.quorum.health()) {
+            assert!(Instant::now() < deadline, "{} goes on beside its successor", old.url);
+            sleep(Duration::from_millis(20)).await;
+        }
+        self.network.count("deposed");
+        let read = old.quorum.read("k0", ReadOptions::default()).await;
+        let write = Write { key: "k0".into(), value: None, quorum: None, if_version: None };
+        let write = old.quorum.write(write).await;
+        assert!(
+            matches!((&read, &write), (Err(ReadError::Unavailable(read)), Err(WriteError::Refused(write)))
+                if (read.reason, write.reason) == ("deposed", "deposed")),
+            "a deposed leader answers {read:?} and {write:?}"
+        );
     }
 
     /// The leader, if it serves and all its followers are up and complete, by its own word and by theirs: it may not have

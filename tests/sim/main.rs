@@ -23,8 +23,9 @@ use parking_lot::Mutex;
 const SEEDS: u64 = 1_000;
 
 /// What must have happened at least once over all seeds: a simulation that never did it shows nothing.
-const MUST_HAPPEN: [&str; 16] = [
+const MUST_HAPPEN: [&str; 18] = [
     "loss",
+    "reset",
     "delay",
     "duplicate",
     "late duplicate",
@@ -34,6 +35,7 @@ const MUST_HAPPEN: [&str; 16] = [
     "leader restart",
     "leader killed while recovering",
     "two leaders",
+    "deposed",
     "resyncs",
     "snapshots",
     "epochs",

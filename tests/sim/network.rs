@@ -62,6 +62,8 @@ pub struct Network {
 struct Fate {
     lost: bool,
     reply_lost: bool,
+    /// What is lost is lost with the connection, and the sender hears of it at once.
+    reset: bool,
     delay: Duration,
     reply_delay: Duration,
     again_after: Option<Duration>,
@@ -138,6 +140,7 @@ impl Network {
             happens
         };
         let (lost, reply_lost) = (happens(weather.lost, "loss"), happens(weather.lost, "loss"));
+        let reset = (lost || reply_lost) && happens(500, "reset");
         let delayed = happens(weather.delayed, "delay");
         let doubled = happens(weather.doubled, "duplicate");
         let doubled_late = happens(weather.doubled_late, "late duplicate");
@@ -146,6 +149,7 @@ impl Network {
         Fate {
             lost,
             reply_lost,
+            reset,
             delay: Duration::from_millis(delay),
             reply_delay: Duration::from_millis(rng.u64(0..4)),
             again_after: (doubled || doubled_late).then(|| Duration::from_millis(again)),
@@ -177,8 +181,13 @@ impl Network {
         answer: oneshot::Sender<Result<Bytes, CallError>>,
     ) {
         let fate = self.fate();
+        let lose = |answer: oneshot::Sender<_>| {
+            if fate.reset {
+                let _ = answer.send(Err(CallError::NoAnswer("connection reset".into())));
+            }
+        };
         if fate.lost {
-            return;
+            return lose(answer);
         }
         sleep(fate.delay).await;
         if !self.passable(&from, &to).await {
@@ -200,7 +209,10 @@ impl Network {
             return;
         };
         let reply = node.handle(path, body).await;
-        if fate.reply_lost || !self.passable(&to, &from).await {
+        if fate.reply_lost {
+            return lose(answer);
+        }
+        if !self.passable(&to, &from).await {
             return;
         }
         sleep(fate.reply_delay).await;
