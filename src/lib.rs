@@ -2,7 +2,7 @@
 //!
 //! # The map
 //!
-//! A file imports only from floors below its own, and the two replication modes never import each other.
+//! Imports go down the floors, never up or sideways, and a replication mode knows nothing of another.
 //!
 //! ```text
 //! 5  main · cli            serve · cluster · bench · commands for people

@@ -130,7 +130,8 @@ fn describe(url: &PeerUrl, health: &Health, own: &[Option<Health>]) -> String {
         text.push_str(&format!("\n{}: {message}\n", or_dash(&health.node_id)));
     }
     if let Some(Recovery { epoch, message }) = &health.recovery {
-        if health.message.as_ref() != Some(message) {
+        // The node's own message says it too, with a few words before it.
+        if !health.message.as_ref().is_some_and(|said| said.ends_with(message.as_str())) {
             text.push_str(&format!("\n{message}\n"));
         }
         text.push_str(&format!(

@@ -1,8 +1,7 @@
 //! The two ways to replicate, behind one face.
 //!
-//! *Quorum mode* ([`quorum`]): the leader is fixed, data is in memory on every node, a write is answered once
-//! `WRITE_QUORUM` followers hold it. A write acknowledged at W survives the loss of any W nodes at once, the leader's
-//! restart included, but not the loss of all of them.
+//! *Quorum mode* ([`quorum`]): a fixed leader, everything in memory, a write answered once `WRITE_QUORUM` followers hold
+//! it. It outlives the loss of as many nodes at once, whichever they are; the loss of all of them takes everything.
 //!
 //! The raft mode will stand beside it as a second variant: the two share [`outcome`], the store and the wire, and
 //! never import each other.

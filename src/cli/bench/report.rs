@@ -139,6 +139,7 @@ impl Settings {
         };
         let (keys, bytes, writers) = (thousands(self.keys as f64), self.value_bytes, self.writers);
         let load = match self.rate_per_s {
+            None if writers == 1 => "closed loop, 1 writer".to_owned(),
             None => format!("closed loop, {writers} writers"),
             Some(rate) => format!(
                 "open loop, {} writes/s over {writers} writers, latency from when a write was due",

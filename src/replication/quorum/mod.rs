@@ -2,9 +2,9 @@
 //!
 //! # The promise
 //!
-//! A write acknowledged at W = `WRITE_QUORUM`, once the cluster is whole, survives the loss of any W nodes at once, the
-//! leader among them or not. All is in memory: a node that restarts has lost everything, and the protocol is made
-//! so that the others put it back.
+//! Once a client was told that W = `WRITE_QUORUM` followers hold its write, any W nodes may be lost at once, the leader or
+//! not, and the write stays; then the cluster has to become whole again before the next loss. All is in memory: a node
+//! that restarts has forgotten everything, and the others put it back.
 //!
 //! ```text
 //!  client ── POST /write ──▶ leader: lock { admission · version · backlog · store · tally }

@@ -104,6 +104,8 @@ pub fn decide(
         }
         let message = if unheard.is_empty() {
             "two addresses in FOLLOWERS lead to the same node: give each follower once".to_owned()
+        } else if answers.is_empty() {
+            "no follower has answered yet".to_owned()
         } else {
             format!(
                 "every follower that answered is blank: this is a first start only if all {} answer",

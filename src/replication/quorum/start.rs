@@ -81,8 +81,11 @@ impl<'a> Recovery<'a> {
                 Decision::Wait(wait) => {
                     let mut core = self.shared.core.lock();
                     if core.waiting_for.as_ref() != Some(&wait) {
-                        let missing: Vec<&str> = wait.missing.iter().map(PeerUrl::as_str).collect();
-                        tracing::info!(missing = missing.join(","), "recovering: {}", wait.message);
+                        // Who is missing changes with every answer; a line is due when the reason does.
+                        if core.waiting_for.as_ref().is_none_or(|last| last.message != wait.message) {
+                            let missing: Vec<&str> = wait.missing.iter().map(PeerUrl::as_str).collect();
+                            tracing::info!(missing = missing.join(","), "recovering: {}", wait.message);
+                        }
                         core.waiting_for = Some(wait);
                     }
                 }
