@@ -401,8 +401,22 @@ impl Shared {
                 count_ack(&mut core.tally, link, *version, now);
             }
         }
-        progress.alive();
+        self.alive(core, link);
         self.notify_reads();
+    }
+
+    /// `link`'s follower has answered, so it is up. If that is news, the link's tasks that wait for it must hear of it
+    /// from whoever noticed first: for everybody after that it is up already.
+    pub(super) fn alive(&self, core: &mut Core, link: usize) {
+        let progress = &mut core.progress[link];
+        let was_up = progress.is_up();
+        progress.alive();
+        if !was_up {
+            let link = &self.links()[link];
+            tracing::info!(follower = %link.url, "up again");
+            link.stream.notify_one();
+            link.snapshot.notify_one();
+        }
     }
 
     /// `link` has installed its snapshot: all it holds counts at once.

@@ -325,24 +325,15 @@ impl Link {
         }
     }
 
-    /// Whatever it answers, the follower lives; wakes the tasks that were waiting for that.
+    /// Whatever it answers, the follower lives.
     fn alive(&self, to: Incarnation, round: u64) {
         let mut core = self.shared.core.lock();
-        let progress = &mut core.progress[self.index];
-        if progress.incarnation() != Some(to) {
+        if core.progress[self.index].incarnation() != Some(to) {
             return;
         }
-        let was_up = progress.is_up();
-        progress.alive();
-        progress.confirm(round);
-        if !was_up {
-            tracing::info!(follower = %self.wake().url, "up again");
-        }
+        core.progress[self.index].confirm(round);
+        self.shared.alive(&mut core, self.index);
         drop(core);
-        if !was_up {
-            self.wake().stream.notify_one();
-            self.wake().snapshot.notify_one();
-        }
         self.shared.notify_reads();
     }
 
