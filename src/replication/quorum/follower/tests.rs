@@ -21,10 +21,20 @@ struct Whole {
     promised: Epoch,
     leader: Option<PeerUrl>,
     membership: Option<Membership>,
-    complete: Option<(Epoch, Vec<Membership>, Versions, Vec<Entry>)>,
-    stage: Option<(u64, Vec<Membership>, Versions, Vec<Entry>, u64, u64, u32, Option<Arc<str>>)>,
+    complete: Option<(Epoch, Content)>,
+    /// Its number, what it holds, and how far it has come.
+    stage: Option<(u64, Content, Received)>,
     snapshots: (u64, u64),
 }
+
+/// What is recorded with a store, what it holds of versions, and of entries.
+type Content = (Vec<Membership>, Versions, Vec<Entry>);
+
+/// Pages, entries, checksum and last key of a stage.
+type Received = (u64, u64, u32, Option<Arc<str>>);
+
+/// Hands a follower one message.
+type Message = Box<dyn Fn(&mut Follower) -> Result<(), Refusal>>;
 
 fn all(store: &Store) -> Vec<Entry> {
     store.snapshot_page(None, usize::MAX)
@@ -38,10 +48,10 @@ fn whole(follower: &Follower) -> Whole {
         complete: follower
             .complete
             .as_ref()
-            .map(|c| (c.epoch, c.memberships.clone(), c.held.clone(), all(&c.store))),
+            .map(|c| (c.epoch, (c.memberships.clone(), c.held.clone(), all(&c.store)))),
         stage: follower.stage.as_ref().map(|s| {
-            let (memberships, held, last) = (s.memberships.clone(), s.held.clone(), s.last_key.clone());
-            (s.snapshot, memberships, held, all(&s.store), s.pages, s.entries, s.checksum.finish(), last)
+            let content = (s.memberships.clone(), s.held.clone(), all(&s.store));
+            (s.snapshot, content, (s.pages, s.entries, s.checksum.finish(), s.last_key.clone()))
         }),
         snapshots: (follower.newest_snapshot, follower.installed_snapshot),
     }
@@ -137,7 +147,7 @@ fn staging() -> Follower {
 }
 
 /// One of every message that is made out to `header`; none of them is void.
-fn messages(header: Header) -> Vec<Box<dyn Fn(&mut Follower) -> Result<(), Refusal>>> {
+fn messages(header: Header) -> Vec<Message> {
     let snapshot = move |number, what: fn() -> SnapshotPart| {
         Box::new(move |f: &mut Follower| part(f, header, number, what()).map(drop)) as Box<_>
     };
