@@ -159,8 +159,7 @@ fn measure_all(args: &Args, all: &[Row], path: &Path) -> Result<usize, String> {
             all.iter().filter(|row| args.rows.is_empty() || args.rows.iter().any(|name| is_named(row, name)))
         {
             for peer in row.peers.iter().filter(|peer| args.peers.contains(peer)) {
-                let about =
-                    format!("{repetition} {:<14} {:<8}", row.name, format!("{peer:?}").to_lowercase());
+                let about = format!("{repetition} {:<14} {peer:<8}", row.name);
                 for _ in 0..TRIES {
                     let figures = match measure(*peer, &row.work, &programs, args) {
                         Ok(figures) => figures,

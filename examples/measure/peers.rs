@@ -5,6 +5,7 @@
 //!
 //! Owns the child processes. Refuses to know what is sent to them, and what the figures mean.
 
+use std::fmt::{self, Display, Formatter};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -42,6 +43,17 @@ pub(super) enum Peer {
     Bare,
     /// One request per write and follower.
     Plain,
+}
+
+impl Display for Peer {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        to.pad(match self {
+            Peer::Quorate => "quorate",
+            Peer::Redis => "redis",
+            Peer::Bare => "bare",
+            Peer::Plain => "plain",
+        })
+    }
 }
 
 /// Where the programs are, and what the nodes of this project get beside what the work asks for.
@@ -114,10 +126,10 @@ impl Cluster {
         for (nth, (address, child)) in self.nodes.iter_mut().enumerate() {
             while !is_ready(peer, *address, if nth == 0 { replicas } else { 0 }) {
                 if let Ok(Some(status)) = child.try_wait() {
-                    return Err(format!("node {nth} of {peer:?} has ended: {status}"));
+                    return Err(format!("node {nth} of {peer} has ended: {status}"));
                 }
                 if Instant::now() > end {
-                    return Err(format!("node {nth} of {peer:?} was not ready within {READY_MAX:?}"));
+                    return Err(format!("node {nth} of {peer} was not ready within {READY_MAX:?}"));
                 }
                 std::thread::sleep(READY_POLL);
             }

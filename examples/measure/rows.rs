@@ -44,7 +44,7 @@ pub(super) const BASE: Work = Work {
 
 /// One line of work.
 pub(super) struct Row {
-    /// For `--rows`; what stands before the first `-` names a group.
+    /// For `--rows`, as is its [`Row::group`].
     pub name: String,
     pub title: String,
     pub work: Work,
@@ -127,6 +127,9 @@ fn ideal_p50_us(work: &Work) -> f64 {
     }
 }
 
+/// The medians of each row on each system.
+pub(super) type Measured = BTreeMap<(String, Peer), Figures>;
+
 /// How a target was met.
 #[derive(Debug, PartialEq)]
 pub(super) struct Verdict {
@@ -136,12 +139,7 @@ pub(super) struct Verdict {
 }
 
 /// Judges a target by the figures of all rows and systems; `None` if one that it takes was not measured.
-pub(super) fn judge(
-    target: &Target,
-    row: &Row,
-    rows: &[Row],
-    all: &BTreeMap<(String, Peer), Figures>,
-) -> Option<Verdict> {
+pub(super) fn judge(target: &Target, row: &Row, rows: &[Row], all: &Measured) -> Option<Verdict> {
     let get = |peer: Peer, row: &Row| Some(all.get(&(row.name.clone(), peer))?.get(target.figure, &row.work));
     let measured = get(Quorate, row)?;
     let unit = match target.of {
@@ -162,6 +160,11 @@ fn row(name: impl Into<String>, title: impl Into<String>, peers: &'static [Peer]
 }
 
 impl Row {
+    /// What stands before the first `-` of its name.
+    pub(super) fn group(&self) -> &str {
+        self.name.split('-').next().unwrap_or_default()
+    }
+
     fn at_least(mut self, figure: Figure, bound: f64, of: Option<Peer>) -> Row {
         self.targets.push(Target { figure, is_minimum: true, bound, of: of.map(|peer| (peer, None)) });
         self
@@ -181,6 +184,10 @@ impl Row {
     }
 }
 
+fn titled(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// This project beside others.
 pub(super) fn compare() -> Vec<Row> {
     let delayed = |quorum| {
@@ -193,7 +200,7 @@ pub(super) fn compare() -> Vec<Row> {
         )
     };
     let writes = |clients: usize| {
-        let title = format!("{clients} client{}, no delay", if clients == 1 { "" } else { "s" });
+        let title = format!("{}, no delay", titled(clients, "client"));
         let work = Work { clients, ..BASE };
         row(format!("write-{clients}"), title, &[Quorate, Redis, Bare, Plain], work)
     };
@@ -227,7 +234,7 @@ pub(super) fn growth() -> Vec<Row> {
         row(format!("{group}-{value}"), title, &[Quorate], work)
     };
     let clients = [1, 4, 16, 64, 256, 1024].map(|clients| {
-        one("clients", clients.to_string(), format!("{clients} clients"), Work { clients, ..BASE })
+        one("clients", clients.to_string(), titled(clients, "client"), Work { clients, ..BASE })
     });
     let values = [16, 64, 256, 1024, 4096, 16_384, 65_536].map(|value_bytes| {
         let title = match value_bytes / 1024 {
@@ -236,11 +243,14 @@ pub(super) fn growth() -> Vec<Row> {
         };
         one("values", value_bytes.to_string(), title, Work { value_bytes, ..BASE })
     });
-    let keys = [100, 1000, 10_000, 100_000, 1_000_000]
-        .map(|keys| one("keys", keys.to_string(), format!("{keys} keys"), Work { keys, ..BASE }));
+    let keys =
+        [(100, "100"), (1000, "1,000"), (10_000, "10,000"), (100_000, "100,000"), (1_000_000, "1,000,000")]
+            .map(|(keys, shown)| {
+                one("keys", keys.to_string(), format!("{shown} keys"), Work { keys, ..BASE })
+            });
     let followers = [1, 3, 5, 7, 9].map(|followers| {
         let quorum = followers / 2 + 1;
-        let title = format!("{followers} followers, quorum {quorum}");
+        let title = format!("{}, quorum {quorum}", titled(followers, "follower"));
         one("followers", followers.to_string(), title, Work { followers, quorum, ..BASE })
     });
     let slow = |name: &str, title: &str, quorum, slow| {
