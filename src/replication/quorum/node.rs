@@ -224,7 +224,7 @@ impl Quorum {
 }
 
 impl Shared {
-    async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
+    pub(super) async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
         let deadline = Instant::now() + self.settings.read_timeout;
         self.check_serving(&self.core.lock()).map_err(ReadError::Unavailable)?;
         if let Some(min_version) = options.min_version {
@@ -271,7 +271,7 @@ impl Shared {
 
     /// What the leader holds for a key. It says so only once W followers have confirmed it: a leader that has been
     /// replaced without knowing would otherwise pass for a node of the newest epoch.
-    async fn peek(&self, key: &str) -> Result<PeekReply, Refusal> {
+    pub(super) async fn peek(&self, key: &str) -> Result<PeekReply, Refusal> {
         let deadline = Instant::now() + self.settings.read_timeout;
         let round = self.ask_confirmation(&mut self.core.lock());
         let waited = self.wait_held(0, round, self.write_quorum(), deadline).await;
