@@ -73,8 +73,11 @@ const NARROW: &[(&str, &[&str])] = &[
 /// Where a foreign crate may be named. The others are of the kind that goes everywhere (serde, futures, bytes).
 const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["http"]),
-    ("hyper", &["http"]),
-    ("hyper_util", &["http"]),
+    ("hyper", &["http", "wire::peers"]),
+    ("hyper_util", &["http", "wire::peers"]),
+    ("http_body_util", &["wire::peers"]),
+    ("tower_service", &["http"]),
+    ("mimalloc", &["main"]),
     ("utoipa", &["http"]),
     ("utoipa_axum", &["http"]),
     ("reqwest", &["wire"]),
