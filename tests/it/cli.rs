@@ -170,8 +170,8 @@ fn wrong_settings_stop_the_start_with_every_complaint_at_once() {
         (both(&leader, &[("FOLLOWERS", "a:1,b:2,c:3,http://:x")]), vec!["FOLLOWERS=http://:x: follower 4:"]),
         (both(&follower, &[("HOST", "0.0.0.0")]), vec!["CLUSTER_TOKEN: it is not set, and HOST=0.0.0.0"]),
         (
-            both(&leader, &[("WRITE_QUORUM", "0"), ("RECOVERY_WAIT", "2"), ("PORT", "x"), ("MODE", "raft")]),
-            vec!["4 settings are wrong", "WRITE_QUORUM=0:", "RECOVERY_WAIT=2:", "PORT=x:", "MODE=raft:"],
+            both(&leader, &[("WRITE_QUORUM", "0"), ("RECOVERY_WAIT", "2"), ("PORT", "x"), ("MODE", "grpc")]),
+            vec!["4 settings are wrong", "WRITE_QUORUM=0:", "RECOVERY_WAIT=2:", "PORT=x:", "MODE=grpc:"],
         ),
     ] {
         let (code, stdout, stderr) = run(&["serve"], &env);

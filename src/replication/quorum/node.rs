@@ -457,6 +457,10 @@ impl FollowerNode {
                 let reply = self.core.lock().follower.peek(&request.key)?;
                 Ok(encode(&reply))
             }
+            _ => Err(plain_refusal(
+                RefusalReason::InvalidRequest,
+                "this node runs MODE=quorum, the message is of MODE=raft",
+            )),
         }
     }
 
