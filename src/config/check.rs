@@ -355,7 +355,8 @@ impl<'a> Check<'a> {
             });
         }
         let data_dir = self.given(&DATA_DIR).map_or_else(|| format!("./data/{node_id}"), str::to_owned);
-        let write_quorum = self.given(&WRITE_QUORUM).map(|_| self.number(&WRITE_QUORUM, 1..=FOLLOWERS_MAX));
+        // Its form has been checked already, for either mode.
+        let write_quorum = self.given(&WRITE_QUORUM).and_then(|text| text.parse().ok());
         MemberConfig {
             data_dir: data_dir.into(),
             peers,

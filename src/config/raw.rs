@@ -52,7 +52,7 @@ macro_rules! settings {
 }
 
 settings! {
-    mode MODE = "quorum", "raft", "how writes are replicated: quorum (in memory, a fixed leader) or raft (on disk, an elected one)";
+    mode MODE = "quorum", "quorum", "how writes are replicated: quorum (in memory, a fixed leader) or raft (on disk, an elected one)";
     role ROLE = "", "leader", "quorum mode: leader or follower; required";
     node_id NODE_ID = "", "follower1", "the node's name in answers and logs; <role>-<port> or node-<port> if not set";
     server_id SERVER_ID = "", "follower1", "another name for NODE_ID";

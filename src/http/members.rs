@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use serde::Serialize;
@@ -76,10 +77,13 @@ pub(super) async fn members(State(api): State<Arc<Api>>) -> Response {
     ))]
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
-    Path(node_id): Path<String>,
+    node_id: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
-    api.answer(remove_member(&api, &node_id, request).await)
+    api.answer(match node_id {
+        Ok(Path(node_id)) => remove_member(&api, &node_id, request).await,
+        Err(rejection) => Err(Failure::invalid(rejection.body_text())),
+    })
 }
 
 async fn remove_member(api: &Api, node_id: &str, request: Request) -> Result<Response, Failure> {

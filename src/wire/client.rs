@@ -57,7 +57,10 @@ impl Transport for HttpTransport {
             .timeout(deadline)
             .body(body);
         async move {
-            let no_answer = |error: reqwest::Error| CallError::NoAnswer(chain(&error));
+            let no_answer = |error: reqwest::Error| match error.is_connect() {
+                true => CallError::NotSent(chain(&error)),
+                false => CallError::NoAnswer(chain(&error)),
+            };
             let response = request.send().await.map_err(no_answer)?;
             let status = response.status();
             let body = response.bytes().await.map_err(no_answer)?;

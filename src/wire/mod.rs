@@ -94,6 +94,9 @@ impl PeerPath {
 /// Why a call to a peer gave no answer to work with.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CallError {
+    /// There was no connection: the peer has surely not received the message.
+    #[error("not sent: {0}")]
+    NotSent(String),
     /// No answer: the peer may or may not have received the message.
     #[error("no answer: {0}")]
     NoAnswer(String),

@@ -207,6 +207,8 @@ fn arguments_that_make_no_sense_end_with_code_2() {
         &["dance"][..],
         &["cluster", "--followers", "0"],
         &["cluster", "--followers", "2", "--write-quorum", "3"],
+        &["cluster", "--mode", "paxos"],
+        &["cluster", "--mode", "raft", "--nodes", "0"],
         &["cluster", "--min-delay", "5"],
         &["cluster", "--min-delay", "2ms", "--max-delay", "1ms"],
         &["put", "k", "hello"],
@@ -279,6 +281,28 @@ fn a_cluster_becomes_ready_and_leaves_no_process_behind() {
         // At once, not some time later: the cluster ends after its nodes.
         assert!(!pids.iter().any(|pid| is_running(*pid)));
     }
+}
+
+#[test]
+fn a_raft_cluster_keeps_its_data_where_it_is_told_to() {
+    let folder =
+        std::env::temp_dir().join(format!("quorate-cli-{}-{:x}", std::process::id(), fastrand::u64(..)));
+    let data = folder.to_string_lossy().into_owned();
+    let mut cluster = Cluster::start(&["--mode", "raft", "--nodes", "3", "--data", &data]);
+    let url = cluster.nodes[2].1.clone();
+    let (code, _, stderr) = run(&["put", "k", "7", "--url", &url], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, stdout, _) = run(&["status", "--url", &url], &[]);
+    assert_eq!(code, 0);
+    for name in ["node1", "node2", "node3", "leader"] {
+        assert!(stdout.contains(name), "{stdout}");
+    }
+    let pids = cluster.pids();
+    cluster.signal(Signal::TERM);
+    assert_eq!(exit_code(&mut cluster.child), 0);
+    assert!(!pids.iter().any(|pid| is_running(*pid)));
+    assert!(folder.join("node3").join("raft.sqlite").exists());
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

@@ -64,7 +64,9 @@ impl Link {
         let said = self.peers.say(self.to, &self.url, path, body, self.peers.patience).await;
         said.map_err(|error| match error {
             // Without an answer it would be tried again at once, and without end, but for the pause that goes with this.
-            CallError::NoAnswer(_) | CallError::Refused(_) => RPCError::Unreachable(Unreachable::new(&error)),
+            CallError::NotSent(_) | CallError::NoAnswer(_) | CallError::Refused(_) => {
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
             CallError::Garbled(_) => RPCError::Network(NetworkError::new(&error)),
         })
     }

@@ -85,7 +85,7 @@ impl Peers {
         request: &Request,
         deadline: Duration,
     ) -> Result<Reply, CallError> {
-        let url = PeerUrl::parse(url).map_err(CallError::NoAnswer)?;
+        let url = PeerUrl::parse(url).map_err(CallError::NotSent)?;
         call(&*self.transport, &url, path, request, deadline).await
     }
 

@@ -41,6 +41,8 @@ struct Pending {
     operation: Operation,
     quorum: Option<u64>,
     deadline: Instant,
+    /// Another node took it: it goes no further than this one.
+    is_forwarded: bool,
     reply: oneshot::Sender<Sent>,
 }
 
@@ -84,8 +86,19 @@ impl Writes {
         quorum: Option<u64>,
         deadline: Instant,
     ) -> Result<Written, WriteError> {
+        self.enqueue(operation, quorum, deadline, false).await
+    }
+
+    async fn enqueue(
+        &self,
+        operation: Operation,
+        quorum: Option<u64>,
+        deadline: Instant,
+        is_forwarded: bool,
+    ) -> Result<Written, WriteError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Pending { operation, quorum, deadline, reply }).map_err(|_| overloaded())?;
+        let pending = Pending { operation, quorum, deadline, is_forwarded, reply };
+        self.queue.try_send(pending).map_err(|_| overloaded())?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(sent)) => match sent? {
                 Fate::Elsewhere(written) => Ok(written),
@@ -121,13 +134,8 @@ impl Writes {
     pub(super) async fn forwarded(&self, request: WriteRequest) -> WriteReply {
         let patience = Duration::from_millis(request.patience_ms).min(self.cluster.settings.write_timeout);
         let deadline = Instant::now() + patience;
-        let is_leader = self.cluster.is_leader();
         let writes = request.writes.into_iter().map(async |ForwardedWrite { operation, quorum }| {
-            match is_leader {
-                true => self.write(operation, quorum, deadline).await.into(),
-                // One hop, not two: it could go round in circles.
-                false => Err(WriteError::NotLeader { leader: None }).into(),
-            }
+            self.enqueue(operation, quorum, deadline, true).await.into()
         });
         WriteReply { node_id: self.cluster.settings.node_id.clone(), results: join_all(writes).await }
     }
@@ -180,7 +188,15 @@ impl Batches {
 async fn send(cluster: Arc<Cluster>, mut batch: Vec<Pending>) {
     // Clients give up one by one; the batch is given up with the last of them.
     while let Some(deadline) = batch.iter().map(|pending| pending.deadline).max() {
-        batch = match cluster.leader() {
+        let leader = cluster.leader();
+        if !leader.as_ref().is_some_and(|leader| leader.is_self) {
+            // One hop, not two: it could go round in circles. Who forwarded it looks for the leader anew.
+            let (forwarded, own) = batch.into_iter().partition(|pending| pending.is_forwarded);
+            reply_all(forwarded, &WriteError::NotLeader { leader: None });
+            batch = own;
+        }
+        batch = match leader {
+            _ if batch.is_empty() => return,
             Some(leader) if leader.is_self => propose(&cluster, batch, deadline).await,
             Some(leader) => forward(&cluster, &leader.url, leader.storage_id, batch, deadline).await,
             None => batch,
@@ -269,8 +285,8 @@ async fn forward(
             }
             left
         }
-        // It refused the message as a whole: nothing was done.
-        Err(CallError::Refused(_)) => batch,
+        // It never got the message, or refused it as a whole: nothing was done.
+        Err(CallError::NotSent(_) | CallError::Refused(_)) => batch,
         Ok(_) => {
             reply_all(batch, &undecided("the leader's answer was not understood"));
             Vec::new()
