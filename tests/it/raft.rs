@@ -261,6 +261,7 @@ fn a_member_away_for_longer_than_the_log_gets_a_snapshot() {
     // It can take part in everything from there on, after another restart too.
     members.kill(&[away]);
     members.restart(&[away]);
+    members.nodes[away].wait_ready();
     assert_eq!(write(&members, away, "/write", "after", 7).body["version"], 301);
     members.converged(&members.all());
 }
