@@ -28,8 +28,8 @@
 //!    all that wait.
 //! 2. *No amnesia*: a node whose database has lost what it vouched for does not start ([`database::Mark`]).
 //! 3. *Decided when applied*: versions, `if_version` and deletes, by every node alike ([`machine`]).
-//! 4. *Retried is only what surely was not appended*; everything else that goes wrong on the way is unknown ([`writes`]).
-//! 5. *A read joins only a round that began after it arrived* ([`reads`]).
+//! 4. *Retried is only what surely was not appended*; everything else that goes wrong on the way is unknown (`writes`).
+//! 5. *A read joins only a round that began after it arrived* (`reads`).
 //! 6. *Identity*: messages name cluster and addressee, and are refused where either is another ([`message::Header`]).
 //!
 //! # Caveats
