@@ -10,10 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 
 use crate::address::PeerUrl;
-use crate::config::{Config, Limits, RoleConfig};
+use crate::config::{Config, Limits, MemberConfig, RoleConfig};
 use crate::http::{self, Api, Routes};
 use crate::replication::Replication;
 use crate::replication::quorum::{Environment, FollowerSettings, LeaderSettings, Quorum};
+use crate::replication::raft::{self, Raft};
 use crate::tasks::Tasks;
 use crate::timer::ExactTimers;
 use crate::wire::HttpTransport;
@@ -43,6 +44,9 @@ pub enum StartError {
     /// The HTTP client for the other nodes cannot be made.
     #[error("cannot make the client for the other nodes: {0}")]
     Client(String),
+    /// The data of a raft node cannot be used.
+    #[error(transparent)]
+    Raft(#[from] raft::StartError),
 }
 
 impl Node {
@@ -53,7 +57,12 @@ impl Node {
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
         let (connections, replication_tasks) = (Tasks::new(), Tasks::new());
-        let replication = build_replication(&config, addr, &replication_tasks)?;
+        let replication = match &config.role {
+            RoleConfig::Member(member) => {
+                Replication::Raft(start_raft(&config, member, addr, &replication_tasks).await?)
+            }
+            _ => build_quorum(&config, addr, &replication_tasks)?,
+        };
         let Config { node_id, cluster_token, limits, .. } = config;
         let shutdown_timeout = limits.shutdown_timeout;
         let routes = Routes::new(Api { node_id, cluster_token, limits: limits.clone(), replication });
@@ -87,19 +96,53 @@ impl Node {
     }
 }
 
-/// Builds this node's part in replication; its tasks go into `tasks`. `addr` is where the node listens: what it
-/// advertises unless `ADVERTISE` says otherwise.
-fn build_replication(config: &Config, addr: SocketAddr, tasks: &Tasks) -> Result<Replication, StartError> {
+/// The way to other nodes, and where they reach this one: where it listens, at `addr`, unless `ADVERTISE` says otherwise.
+fn reach(config: &Config, addr: SocketAddr) -> Result<(Arc<HttpTransport>, PeerUrl), StartError> {
     let transport = HttpTransport::new(config.cluster_token.as_deref(), config.limits.max_peer_body_bytes)
         .map_err(StartError::Client)?;
     let advertise = match &config.advertise {
         Some(advertise) => advertise.clone(),
         None => PeerUrl::parse(&addr.to_string()).map_err(StartError::Client)?,
     };
+    Ok((Arc::new(transport), advertise))
+}
+
+/// Starts a member in raft mode; its tasks go into `tasks`.
+async fn start_raft(
+    config: &Config,
+    member: &MemberConfig,
+    addr: SocketAddr,
+    tasks: &Tasks,
+) -> Result<Raft, StartError> {
+    let (transport, advertise) = reach(config, addr)?;
+    let env = raft::Environment { advertise, transport, tasks: tasks.clone(), seed: fastrand::u64(..) };
+    let Limits { write_timeout, read_timeout, batch_max_bytes, max_waiting_reads, .. } = config.limits;
+    let settings = raft::Settings {
+        node_id: config.node_id.clone(),
+        data_dir: member.data_dir.clone(),
+        peers: member.peers.clone(),
+        bootstrap: member.bootstrap,
+        write_quorum: member.write_quorum,
+        election_timeout_min: member.election_timeout_min,
+        election_timeout_max: member.election_timeout_max,
+        heartbeat_interval: config.heartbeat_interval,
+        max_missed_heartbeats: config.max_missed_heartbeats,
+        snapshot_every: member.snapshot_every,
+        write_timeout,
+        read_timeout,
+        batch_max_bytes,
+        max_waiting_reads,
+    };
+    Ok(Raft::start(settings, env).await?)
+}
+
+/// Builds this node's part in quorum mode; its tasks go into `tasks`.
+fn build_quorum(config: &Config, addr: SocketAddr, tasks: &Tasks) -> Result<Replication, StartError> {
+    let (transport, advertise) = reach(config, addr)?;
     let env = Environment {
         node_id: config.node_id.clone(),
         advertise,
-        transport: Arc::new(transport),
+        transport,
         timers: Arc::new(ExactTimers),
         tasks: tasks.clone(),
         seed: fastrand::u64(..),
@@ -127,7 +170,7 @@ fn build_replication(config: &Config, addr: SocketAddr, tasks: &Tasks) -> Result
             };
             Quorum::leader(settings, env)
         }
-        RoleConfig::Follower => {
+        RoleConfig::Follower | RoleConfig::Member(_) => {
             let settings = FollowerSettings {
                 heartbeat_interval,
                 max_missed_heartbeats,

@@ -35,6 +35,7 @@ const HOUSE: &[Room] = &[
     room(3, "http", Some("axum")),
     room(2, "replication", None),
     room(2, "replication::quorum", None),
+    room(2, "replication::raft", Some("openraft")),
     room(1, "wire", Some("reqwest")),
     room(1, "observe", Some("hdrhistogram")),
     room(1, "tasks", Some("tokio-util")),
@@ -82,6 +83,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("utoipa_axum", &["http"]),
     ("reqwest", &["wire"]),
     ("crc32fast", &["wire"]),
+    ("openraft", &["replication::raft"]),
+    ("openraft_rt_tokio", &["replication::raft"]),
+    ("rusqlite", &["replication::raft::database"]),
     ("dashmap", &["store"]),
     ("envy", &["config"]),
     ("hdrhistogram", &["observe"]),
@@ -105,6 +109,8 @@ const PURE: &[&str] = &[
     "replication/quorum/recovery.rs",
     "replication/quorum/tally.rs",
     "replication/quorum/follower.rs",
+    "replication/raft/types.rs",
+    "replication/raft/view.rs",
     "config/check.rs",
     "config/units.rs",
     "http/json.rs",
@@ -525,8 +531,9 @@ fn check_routes(paper: &str, routes: &BTreeSet<String>) -> Vec<String> {
         for rest in paper.split(start).skip(1) {
             let rest =
                 if start.ends_with('/') { rest } else { rest.split_once('/').map_or("", |(_, rest)| rest) };
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '.').unwrap_or(rest.len());
-            named.push(format!("/{}", &rest[..end]));
+            let is_path = |c: char| c.is_alphanumeric() || "./_{}".contains(c);
+            let end = rest.find(|c: char| !is_path(c)).unwrap_or(rest.len());
+            named.push(format!("/{}", rest[..end].trim_end_matches('/')));
         }
     }
     assert!(!named.is_empty(), "no route is named");

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::CliError;
 use super::signals::StopSignals;
-use crate::config::{Config, SETTINGS};
+use crate::config::{Config, RoleConfig, SETTINGS};
 use crate::node::{Node, StartError};
 
 /// How long threads that still block are waited for after the node has stopped.
@@ -23,13 +23,22 @@ pub(super) struct ServeArgs {
     /// End when the process of this id, which must be the parent, ends
     #[arg(long, value_name = "PID", hide = true)]
     die_with_parent: Option<i32>,
+    /// Form a raft cluster in spite of PEERS, if DATA_DIR is empty (as BOOTSTRAP=1)
+    #[arg(long)]
+    bootstrap: bool,
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
     if let Some(parent) = args.die_with_parent {
         die_with_parent(parent)?;
     }
-    let config = Config::from_env().map_err(|complaints| CliError::Usage(complaints.to_string()))?;
+    let mut config = Config::from_env().map_err(|complaints| CliError::Usage(complaints.to_string()))?;
+    if args.bootstrap {
+        let RoleConfig::Member(member) = &mut config.role else {
+            return Err(CliError::Usage("--bootstrap forms a raft cluster: it needs MODE=raft".into()));
+        };
+        member.bootstrap = true;
+    }
     start_log(&config)?;
     let mut builder = if config.worker_threads == 1 {
         tokio::runtime::Builder::new_current_thread()
@@ -79,11 +88,19 @@ fn not_started(error: &StartError) -> CliError {
         }
         StartError::Bind { .. } => CliError::Usage(format!("{error}: check HOST and PORT")),
         StartError::Client(_) => CliError::Failed(error.to_string()),
+        StartError::Raft(error) => CliError::Failed(error.to_string()),
     }
 }
 
+/// What openraft logs beside warnings is for those who work on it: it is shown to who asks for `openraft=…`.
+const OPENRAFT_LOG: &str = "openraft=warn";
+
 fn start_log(config: &Config) -> Result<(), CliError> {
-    let filter = EnvFilter::try_new(&config.log)
+    let text = match config.log.contains("openraft") {
+        true => config.log.clone(),
+        false => format!("{OPENRAFT_LOG},{}", config.log),
+    };
+    let filter = EnvFilter::try_new(&text)
         .map_err(|error| CliError::Usage(format!("LOG={}: {error} (for example LOG=info)", config.log)))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

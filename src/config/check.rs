@@ -12,7 +12,7 @@ use super::complaint::Complaints;
 use super::raw::names::*;
 use super::raw::{RawConfig, Setting};
 use super::units::{format_duration, format_size, parse_duration, parse_size};
-use super::{Config, Limits, RoleConfig};
+use super::{Config, Limits, MemberConfig, RoleConfig};
 use crate::address::PeerUrl;
 
 /// Followers of one leader, at the most.
@@ -28,16 +28,19 @@ const HOUR: Duration = Duration::from_secs(3600);
 const NO_TIME: Duration = Duration::ZERO;
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// Time between heartbeats in raft mode, unless set: two must fit into the shortest election time-out.
+const RAFT_HEARTBEAT: Duration = Duration::from_millis(50);
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Leader,
     Follower,
+    Member,
 }
 
 /// Checks all settings. `complaints` are those that reading them has given already.
 pub(super) fn check(raw: &RawConfig, complaints: Complaints) -> Result<Config, Complaints> {
     let mut check = Check { raw, complaints };
-    check.mode();
     let role = check.role();
     let port = check.number(&PORT, 0..=u16::MAX);
     let node_id = check.node_id(role, port);
@@ -47,6 +50,11 @@ pub(super) fn check(raw: &RawConfig, complaints: Complaints) -> Result<Config, C
     let limits = check.limits();
     let leader = check.leader(role, &limits);
     check.not_its_own_follower(&leader, host, port, advertise.as_ref());
+    let mut heartbeat_interval = check.duration(&HEARTBEAT_INTERVAL, SHORTEST..=MINUTE);
+    if role == Some(Role::Member) && check.given(&HEARTBEAT_INTERVAL).is_none() {
+        heartbeat_interval = RAFT_HEARTBEAT;
+    }
+    let member = check.member(role, &node_id, heartbeat_interval);
     let config = Config {
         node_id,
         host,
@@ -55,8 +63,12 @@ pub(super) fn check(raw: &RawConfig, complaints: Complaints) -> Result<Config, C
         cluster_token,
         worker_threads: check.number(&WORKER_THREADS, 1..=256),
         log: check.log(),
-        role: if role == Some(Role::Leader) { leader } else { RoleConfig::Follower },
-        heartbeat_interval: check.duration(&HEARTBEAT_INTERVAL, SHORTEST..=MINUTE),
+        role: match role {
+            Some(Role::Leader) => leader,
+            Some(Role::Member) => RoleConfig::Member(member),
+            Some(Role::Follower) | None => RoleConfig::Follower,
+        },
+        heartbeat_interval,
         max_missed_heartbeats: check.number(&MAX_MISSED_HEARTBEATS, 1..=1_000),
         limits,
     };
@@ -128,16 +140,30 @@ impl<'a> Check<'a> {
         })
     }
 
-    fn mode(&mut self) {
-        match self.given(&MODE).unwrap_or(MODE.default) {
-            "quorum" => {}
-            "raft" => self.complain(&MODE, "raft mode is not built yet in this version"),
-            "grpc" => self.complain(&MODE, "there is no gRPC here: nodes speak HTTP in every mode"),
-            _ => self.complain(&MODE, "there is no such mode"),
-        }
-    }
-
+    /// What the node is to be: given by `ROLE`, or found out by election.
     fn role(&mut self) -> Option<Role> {
+        match self.given(&MODE).unwrap_or(MODE.default) {
+            "raft" => {
+                for (setting, problem) in [
+                    (&ROLE, "in raft mode the members elect their leader: leave it out"),
+                    (
+                        &FOLLOWERS,
+                        "in raft mode a cluster knows its members: leave it out, and name some in PEERS to join",
+                    ),
+                ] {
+                    if self.given(setting).is_some() {
+                        self.complain(setting, problem);
+                    }
+                }
+                return Some(Role::Member);
+            }
+            "quorum" => {}
+            "grpc" => self.complain(
+                &MODE,
+                "there is no gRPC here, nodes speak HTTP: for an elected leader and a log on disk write raft",
+            ),
+            _ => self.complain(&MODE, "there is no such mode: write quorum or raft"),
+        }
         match self.given(&ROLE) {
             Some("leader") => return Some(Role::Leader),
             Some("follower") => return Some(Role::Follower),
@@ -158,6 +184,7 @@ impl<'a> Check<'a> {
             (Some(id), _) => (NODE_ID, id),
             (None, Some(id)) => (SERVER_ID, id),
             (None, None) if role == Some(Role::Leader) => return format!("leader-{port}"),
+            (None, None) if role == Some(Role::Member) => return format!("node-{port}"),
             (None, None) => return format!("follower-{port}"),
         };
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -204,10 +231,10 @@ impl<'a> Check<'a> {
 
     fn advertise(&mut self, role: Option<Role>, host: IpAddr) -> Option<PeerUrl> {
         let Some(text) = self.given(&ADVERTISE) else {
-            if role == Some(Role::Leader) && host.is_unspecified() {
+            if matches!(role, Some(Role::Leader | Role::Member)) && host.is_unspecified() {
                 let problem = format!(
-                    "it is not set, and nobody can reach HOST={host}: name the host and port that followers and \
-                     clients use"
+                    "it is not set, and nobody can reach HOST={host}: name the host and port that other nodes \
+                     and clients use"
                 );
                 self.complain(&ADVERTISE, problem);
             }
@@ -235,7 +262,7 @@ impl<'a> Check<'a> {
                 self.complaints.push_with(&FOLLOWERS, value, problem, "ROLE=leader with FOLLOWERS");
                 Vec::new()
             }
-            Some(Role::Follower) | None => Vec::new(),
+            Some(Role::Follower | Role::Member) | None => Vec::new(),
             Some(Role::Leader) => self.followers(),
         };
         let write_quorum = self.number(&WRITE_QUORUM, 1..=FOLLOWERS_MAX);
@@ -278,23 +305,67 @@ impl<'a> Check<'a> {
             self.complain(&FOLLOWERS, "it is not set: a leader needs at least one follower");
             return Vec::new();
         };
-        let mut followers = Vec::new();
-        for (nth, part) in text.split(',').enumerate() {
-            match parse_peer(part.trim()) {
-                Ok(url) if followers.contains(&url) => {
-                    self.complaints.push(&FOLLOWERS, Some(part), format!("{url} is in it twice"));
-                }
-                Ok(url) => followers.push(url),
-                Err(problem) => {
-                    self.complaints.push(&FOLLOWERS, Some(part), format!("follower {}: {problem}", nth + 1));
-                }
-            }
-        }
+        let followers = self.addresses(&FOLLOWERS, text, "follower");
         if followers.len() > FOLLOWERS_MAX {
             let problem = format!("{} followers are too many: at most {FOLLOWERS_MAX}", followers.len());
             self.complaints.push(&FOLLOWERS, None, problem);
         }
         followers
+    }
+
+    /// Addresses separated by commas, none of them twice.
+    fn addresses(&mut self, setting: &Setting, text: &str, what: &str) -> Vec<PeerUrl> {
+        let mut addresses = Vec::new();
+        for (nth, part) in text.split(',').enumerate() {
+            match parse_peer(part.trim()) {
+                Ok(url) if addresses.contains(&url) => {
+                    self.complaints.push(setting, Some(part), format!("{url} is in it twice"));
+                }
+                Ok(url) => addresses.push(url),
+                Err(problem) => {
+                    self.complaints.push(setting, Some(part), format!("{what} {}: {problem}", nth + 1));
+                }
+            }
+        }
+        addresses
+    }
+
+    /// The settings of raft mode; in quorum mode only their form is checked.
+    fn member(&mut self, role: Option<Role>, node_id: &str, heartbeat: Duration) -> MemberConfig {
+        let peers = self.given(&PEERS).map(|text| self.addresses(&PEERS, text, "member")).unwrap_or_default();
+        let bootstrap = match self.given(&BOOTSTRAP).unwrap_or(BOOTSTRAP.default) {
+            "1" | "true" => true,
+            "0" | "false" => false,
+            _ => {
+                self.complain(&BOOTSTRAP, "it must be 1 or 0");
+                false
+            }
+        };
+        let election_timeout_min = self.duration(&ELECTION_TIMEOUT_MIN, SHORTEST..=MINUTE);
+        let election_timeout_max = self.duration(&ELECTION_TIMEOUT_MAX, SHORTEST..=MINUTE);
+        let snapshot_every = self.number(&SNAPSHOT_EVERY, 10..=10_000_000);
+        if role == Some(Role::Member) {
+            let longest = format_duration(election_timeout_max);
+            self.rule([&ELECTION_TIMEOUT_MIN, &ELECTION_TIMEOUT_MAX], election_timeout_min < election_timeout_max, || {
+                format!("it must be below ELECTION_TIMEOUT_MAX, which is {longest}: members must not all stand at once")
+            });
+            let shortest = format_duration(election_timeout_min);
+            self.rule([&HEARTBEAT_INTERVAL, &ELECTION_TIMEOUT_MIN], heartbeat < election_timeout_min, || {
+                format!("it must be below ELECTION_TIMEOUT_MIN, which is {shortest}, or members stand for election between two heartbeats")
+            });
+        }
+        let data_dir = self.given(&DATA_DIR).map_or_else(|| format!("./data/{node_id}"), str::to_owned);
+        // Its form has been checked already, for either mode.
+        let write_quorum = self.given(&WRITE_QUORUM).and_then(|text| text.parse().ok());
+        MemberConfig {
+            data_dir: data_dir.into(),
+            peers,
+            bootstrap,
+            write_quorum,
+            election_timeout_min,
+            election_timeout_max,
+            snapshot_every,
+        }
     }
 
     fn not_its_own_follower(

@@ -12,6 +12,7 @@ mod tests;
 mod units;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::PeerUrl;
@@ -38,7 +39,7 @@ pub struct Config {
     pub worker_threads: usize,
     /// `LOG`: a filter in the syntax of tracing-subscriber's `EnvFilter`.
     pub log: String,
-    /// `ROLE`, and what goes with it.
+    /// `MODE` and `ROLE`, and what goes with them.
     pub role: RoleConfig,
     /// `HEARTBEAT_INTERVAL`.
     pub heartbeat_interval: Duration,
@@ -66,6 +67,27 @@ pub enum RoleConfig {
     },
     /// `ROLE=follower`
     Follower,
+    /// `MODE=raft`: the members elect who leads.
+    Member(MemberConfig),
+}
+
+/// What only raft mode needs.
+#[derive(Clone, Debug)]
+pub struct MemberConfig {
+    /// `DATA_DIR`.
+    pub data_dir: PathBuf,
+    /// `PEERS`, in the order given.
+    pub peers: Vec<PeerUrl>,
+    /// `BOOTSTRAP`.
+    pub bootstrap: bool,
+    /// `WRITE_QUORUM`; `None`: what a majority is made of.
+    pub write_quorum: Option<usize>,
+    /// `ELECTION_TIMEOUT_MIN`.
+    pub election_timeout_min: Duration,
+    /// `ELECTION_TIMEOUT_MAX`.
+    pub election_timeout_max: Duration,
+    /// `SNAPSHOT_EVERY`.
+    pub snapshot_every: u64,
 }
 
 /// Limits, each an environment variable of the same name in capitals.

@@ -52,18 +52,24 @@ macro_rules! settings {
 }
 
 settings! {
-    mode MODE = "quorum", "quorum", "how writes are replicated: quorum (raft is not built yet)";
-    role ROLE = "", "leader", "leader or follower; required";
-    node_id NODE_ID = "", "follower1", "the node's name in answers and logs; <role>-<port> if not set";
+    mode MODE = "quorum", "quorum", "how writes are replicated: quorum (in memory, a fixed leader) or raft (on disk, an elected one)";
+    role ROLE = "", "leader", "quorum mode: leader or follower; required";
+    node_id NODE_ID = "", "follower1", "the node's name in answers and logs; <role>-<port> or node-<port> if not set";
     server_id SERVER_ID = "", "follower1", "another name for NODE_ID";
     host HOST = "127.0.0.1", "127.0.0.1", "IP address to listen on; other than loopback needs CLUSTER_TOKEN";
     port PORT = "5000", "5000", "port to listen on; 0 lets the system choose";
     advertise ADVERTISE = "", "leader:5000", "host:port under which others reach this node; the address it listens on if not set";
     followers FOLLOWERS = "", "http://127.0.0.1:8001,http://127.0.0.1:8002,http://127.0.0.1:8003", "leader: its followers, separated by commas";
-    write_quorum WRITE_QUORUM = "3", "3", "leader: followers that must hold a write before it is acknowledged";
+    write_quorum WRITE_QUORUM = "3", "3", "followers that must hold a write before it is acknowledged; in raft mode a majority if not set";
     min_delay MIN_DELAY = "0.1ms", "0.1ms", "leader: shortest delay injected before an entry goes to a follower";
     max_delay MAX_DELAY = "1ms", "1ms", "leader: longest delay injected before an entry goes to a follower";
-    heartbeat_interval HEARTBEAT_INTERVAL = "100ms", "100ms", "time between heartbeats, and until one counts as missed";
+    data_dir DATA_DIR = "", "./data/node1", "raft mode: the folder of this node's data; ./data/<NODE_ID> if not set";
+    peers PEERS = "", "127.0.0.1:9000,127.0.0.1:9001", "raft mode: members to ask when this node joins; none: form a cluster";
+    bootstrap BOOTSTRAP = "0", "1", "raft mode: 1 forms a cluster in spite of PEERS, if DATA_DIR is empty";
+    election_timeout_min ELECTION_TIMEOUT_MIN = "150ms", "150ms", "raft mode: shortest silence of the leader before an election";
+    election_timeout_max ELECTION_TIMEOUT_MAX = "300ms", "300ms", "raft mode: longest silence of the leader before an election";
+    snapshot_every SNAPSHOT_EVERY = "10000", "10000", "raft mode: entries of the log between snapshots";
+    heartbeat_interval HEARTBEAT_INTERVAL = "100ms", "100ms", "time between heartbeats, and until one counts as missed; 50ms in raft mode";
     max_missed_heartbeats MAX_MISSED_HEARTBEATS = "5", "5", "missed heartbeats in a row after which a follower is down";
     recovery_wait RECOVERY_WAIT = "2s", "2s", "leader: how long its start waits for all followers when enough have answered";
     cluster_token CLUSTER_TOKEN = "", "a-long-random-text", "secret that nodes send each other; without one only loopback is allowed";

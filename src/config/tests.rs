@@ -60,8 +60,7 @@ fn the_issue_s_examples_of_wrong_settings_are_refused_by_name() {
 fn every_other_wrong_setting_is_refused_by_name() {
     let long = "x".repeat(65);
     for (base, more, expected) in [
-        (LEADER, &[("MODE", "raft")][..], "MODE"),
-        (LEADER, &[("MODE", "grpc")], "MODE"),
+        (LEADER, &[("MODE", "grpc")][..], "MODE"),
         (LEADER, &[("MODE", "Quorum")], "MODE"),
         (LEADER, &[("ROLE", "boss")], "ROLE"),
         (&[], &[], "ROLE"),
@@ -180,4 +179,51 @@ fn every_default_and_every_example_is_valid() {
             assert!(result.is_ok(), "{}={value}: {result:?}", setting.name);
         }
     }
+}
+
+#[test]
+fn a_member_takes_its_settings_and_their_defaults() {
+    let config = check(&[("MODE", "raft")], &[]).unwrap();
+    assert_eq!(
+        (config.node_id.as_str(), config.heartbeat_interval),
+        ("node-5000", Duration::from_millis(50))
+    );
+    let RoleConfig::Member(member) = config.role else { panic!("no member") };
+    assert_eq!(member.data_dir, std::path::Path::new("./data/node-5000"));
+    assert_eq!((member.peers.len(), member.bootstrap, member.write_quorum), (0, false, None));
+    let timeouts = (member.election_timeout_min, member.election_timeout_max);
+    assert_eq!(timeouts, (Duration::from_millis(150), Duration::from_millis(300)));
+    assert_eq!(member.snapshot_every, 10_000);
+
+    let more = [
+        ("SERVER_ID", "s2"),
+        ("PORT", "5556"),
+        ("PEERS", "10.0.0.1:5555,localhost:5556"),
+        ("WRITE_QUORUM", "2"),
+    ];
+    let RoleConfig::Member(member) = check(&[("MODE", "raft")], &more).unwrap().role else {
+        panic!("no member")
+    };
+    assert_eq!(member.data_dir, std::path::Path::new("./data/s2"));
+    assert_eq!((member.peers[1].as_str(), member.write_quorum), ("http://localhost:5556", Some(2)));
+}
+
+#[test]
+fn wrong_settings_of_raft_mode_are_refused_by_name() {
+    for (more, expected) in [
+        (&[("ROLE", "leader")][..], &["ROLE"][..]),
+        (&[("FOLLOWERS", "a:1")], &["FOLLOWERS"]),
+        (&[("BOOTSTRAP", "yes")], &["BOOTSTRAP"]),
+        (&[("PEERS", "a:1,b")], &["PEERS"]),
+        (&[("PEERS", "a:1,http://A:1/")], &["PEERS"]),
+        (&[("ELECTION_TIMEOUT_MIN", "300ms")], &["ELECTION_TIMEOUT_MIN"]),
+        (&[("HEARTBEAT_INTERVAL", "150ms")], &["HEARTBEAT_INTERVAL"]),
+        (&[("SNAPSHOT_EVERY", "1")], &["SNAPSHOT_EVERY"]),
+        (&[("WRITE_QUORUM", "0")], &["WRITE_QUORUM"]),
+        (&[("HOST", "0.0.0.0"), ("CLUSTER_TOKEN", "t")], &["ADVERTISE"]),
+    ] {
+        assert_eq!(variables(&check(&[("MODE", "raft")], more)), expected, "{more:?}");
+    }
+    let grpc = check(&[("MODE", "grpc")], &[("ROLE", "follower")]).unwrap_err().to_string();
+    assert!(grpc.contains("raft"), "{grpc}");
 }

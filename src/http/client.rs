@@ -14,6 +14,7 @@ use super::schema::{
     WriteRequest,
 };
 use super::{Api, body, peer};
+use crate::replication::Replication;
 use crate::replication::outcome::{ReadOptions, Write};
 use crate::store::{Key, Value};
 
@@ -86,12 +87,14 @@ async fn change(api: &Api, request: Request, is_write: bool) -> Result<Response,
     if let Some(value) = &value {
         answer = answer.add_value("value", value);
     }
-    Ok(answer
-        .add("version", &written.version)
-        .add("acks", &written.acks)
-        .add("quorum", &written.quorum)
-        .add("node_id", &*api.node_id)
-        .finish())
+    answer =
+        answer.add("version", &written.version).add("acks", &written.acks).add("quorum", &written.quorum);
+    // Every answer names the node that did it; one that came through another names that one too.
+    Ok(match &written.done_by {
+        Some(leader) => answer.add("node_id", &**leader).add("forwarded_by", &*api.node_id),
+        None => answer.add("node_id", &*api.node_id),
+    }
+    .finish())
 }
 
 /// Read a key: this node's own copy, or with the guarantees asked for.
@@ -105,7 +108,7 @@ async fn change(api: &Api, request: Request, is_write: bool) -> Result<Response,
         ("min_version" = Option<u64>, Query, description =
             "Wait until this node holds every write up to this version"),
         ("consistency" = Option<String>, Query, description =
-            "`local`, which is the default; linearizable reads are asked for with min_acks in this mode"),
+            "`local`, which is the default; in raft mode also `linearizable`: the answer reflects every write acknowledged before the read began (in quorum mode min_acks asks for that)"),
     ),
     responses(
         (status = 200, description = "The value", body = ReadAnswer),
@@ -128,9 +131,11 @@ async fn find(api: &Api, uri: &axum::http::Uri) -> Result<Response, Failure> {
         quorum: query.number("quorum", 1)?,
         min_acks: query.number("min_acks", 1)?,
         min_version: query.number("min_version", 0)?,
+        is_linearizable: query.text("consistency") == Some("linearizable"),
     };
     match query.text("consistency") {
         None | Some("local") => {}
+        Some("linearizable") if matches!(api.replication, Replication::Raft(_)) => {}
         Some("linearizable") => {
             return Err(Failure::invalid(
                 "consistency=linearizable belongs to MODE=raft; in quorum mode ask the leader with \
@@ -138,7 +143,9 @@ async fn find(api: &Api, uri: &axum::http::Uri) -> Result<Response, Failure> {
             ));
         }
         Some(other) => {
-            return Err(Failure::invalid(format!("consistency {other:?} is unknown: it can be local")));
+            return Err(Failure::invalid(format!(
+                "consistency {other:?} is unknown: it can be local or linearizable"
+            )));
         }
     }
     let found = api.replication.read(key, options).await?;

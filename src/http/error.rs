@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::replication::outcome::{ReadError, Unavailable, WriteError};
+use crate::replication::outcome::{MemberError, ReadError, Unavailable, WriteError};
 use crate::wire::{Refusal, RefusalReason};
 
 /// What went wrong, in a word for programs.
@@ -25,6 +25,7 @@ pub(super) enum Code {
     Restarted,
     SnapshotDiscarded,
     Incomplete,
+    WrongCluster,
     VersionMismatch,
     TooLarge,
     UnsupportedMediaType,
@@ -51,6 +52,7 @@ impl Code {
             Code::Restarted => (StatusCode::CONFLICT, "restarted"),
             Code::SnapshotDiscarded => (StatusCode::CONFLICT, "snapshot_discarded"),
             Code::Incomplete => (StatusCode::CONFLICT, "incomplete"),
+            Code::WrongCluster => (StatusCode::CONFLICT, "wrong_cluster"),
             Code::VersionMismatch => (StatusCode::PRECONDITION_FAILED, "version_mismatch"),
             Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
@@ -177,6 +179,29 @@ impl From<WriteError> for Failure {
             .with("version", version)
             .with("acks", acks)
             .with("quorum", quorum),
+            WriteError::Undecided { message } => Failure::new(
+                Code::QuorumTimeout,
+                format!("it is not known whether the write was committed, now or later: {message}; read it before you send it again"),
+            ),
+        }
+    }
+}
+
+impl From<MemberError> for Failure {
+    fn from(error: MemberError) -> Failure {
+        match error {
+            MemberError::NotLeader { leader } => {
+                Failure::not_leader("this node does not lead; nothing was changed", leader)
+            }
+            MemberError::NoSuchMember(_) => Failure::new(Code::NotFound, error.to_string()),
+            MemberError::Invalid(message) => Failure::invalid(message),
+            MemberError::Failed(message) => Failure::new(
+                Code::QuorumTimeout,
+                format!(
+                    "it is not known whether the members were changed: {message}; look at /cluster/members"
+                ),
+            ),
+            MemberError::Unavailable(unavailable) => unavailable.into(),
         }
     }
 }
@@ -221,6 +246,7 @@ impl From<Refusal> for Failure {
             RefusalReason::SnapshotDiscarded => Code::SnapshotDiscarded,
             RefusalReason::Incomplete => Code::Incomplete,
             RefusalReason::NotFollower => Code::NotFollower,
+            RefusalReason::WrongCluster => Code::WrongCluster,
             RefusalReason::Unavailable => Code::Unavailable,
             RefusalReason::InvalidRequest => Code::InvalidRequest,
             RefusalReason::Unauthorized => Code::Unauthorized,
@@ -276,6 +302,7 @@ mod tests {
             (RefusalReason::SnapshotDiscarded, 409),
             (RefusalReason::Incomplete, 409),
             (RefusalReason::NotFollower, 421),
+            (RefusalReason::WrongCluster, 409),
             (RefusalReason::Unavailable, 503),
             (RefusalReason::InvalidRequest, 400),
             (RefusalReason::Unauthorized, 401),

@@ -66,6 +66,17 @@ pub(super) fn parse_recover(body: &[u8], depth_max: usize) -> Result<Epoch, Stri
     object::<RecoverBody>(body, depth_max).map(|body| body.epoch)
 }
 
+/// The body of `/cluster/leader`.
+#[derive(Deserialize, Debug)]
+struct LeaderBody {
+    to: String,
+}
+
+/// Reads the body of `/cluster/leader`: `{"to":"<name>"}`.
+pub(super) fn parse_leader(body: &[u8], depth_max: usize) -> Result<String, String> {
+    object::<LeaderBody>(body, depth_max).map(|body| body.to)
+}
+
 /// A key is not empty and not too long.
 pub(super) fn check_key(key: &str, bytes_max: usize) -> Result<(), String> {
     match key.len() {

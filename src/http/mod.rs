@@ -10,6 +10,7 @@
 //! GET  /data               data.rs     all keys, streamed      query.rs  what may stand in a query (pure)
 //! GET  /health /ready      status.rs                           server.rs connections, their limits and their end
 //! POST /recover            client.rs   go on in spite of loss
+//! GET  /cluster/members …  members.rs  who belongs to a raft cluster
 //! POST /replicate …        peer.rs     messages of other nodes
 //! GET  /openapi.json                   all of this, for programs
 //! ```
@@ -24,6 +25,7 @@ mod connection;
 mod data;
 mod error;
 mod json;
+mod members;
 mod peer;
 mod query;
 mod schema;
@@ -110,7 +112,10 @@ fn router(api: Arc<Api>) -> Router {
         .routes(routes!(data::data))
         .routes(routes!(status::health))
         .routes(routes!(status::ready))
-        .routes(routes!(client::recover));
+        .routes(routes!(client::recover))
+        .routes(routes!(members::members))
+        .routes(routes!(members::remove))
+        .routes(routes!(members::transfer));
     for path in PeerPath::ALL {
         let handler = move |State(api): State<Arc<Api>>, request: Request| async move {
             peer::handle(&api, path, request).await

@@ -61,12 +61,23 @@ pub(super) fn operation(path: PeerPath) -> (HttpMethod, OperationBuilder) {
         PeerPath::Snapshot => "A part of a snapshot to install",
         PeerPath::Pull => "A page of this node's store, for a leader that starts",
         PeerPath::Peek => "What this node holds for one key, for a quorum read",
+        PeerPath::RaftAppend => "Raft: entries of the log, or a heartbeat",
+        PeerPath::RaftVote => "Raft: a request for a vote",
+        PeerPath::RaftPreVote => "Raft: whether a vote would be given",
+        PeerPath::RaftSnapshot => "Raft: a part of a snapshot to install",
+        PeerPath::RaftTransfer => "Raft: take the lead over",
+        PeerPath::RaftWrite => "Raft: writes that another node took, for the leader",
+        PeerPath::RaftReadIndex => "Raft: up to where the log must be applied to answer a read",
+        PeerPath::RaftJoin => "Raft: a node that wants to join, or has moved",
     };
     let statuses = [
         ("200", "Done"),
         ("400", "`invalid_request`: the message is malformed"),
         ("401", "`unauthorized`: CLUSTER_TOKEN is set and was not sent"),
-        ("409", "`stale_epoch`, `restarted`, `snapshot_discarded` or `incomplete`: nothing was changed"),
+        (
+            "409",
+            "`stale_epoch`, `restarted`, `snapshot_discarded`, `incomplete` or `wrong_cluster`: nothing was changed",
+        ),
         ("421", "`not_follower`: this node is a leader"),
         ("503", "`unavailable`"),
     ];

@@ -31,6 +31,13 @@ pub(super) struct RecoverRequest {
     epoch: String,
 }
 
+/// The member that is to lead.
+#[derive(ToSchema)]
+pub(super) struct LeaderRequest {
+    /// Its name.
+    to: String,
+}
+
 /// A write that its quorum holds.
 #[derive(ToSchema)]
 pub(super) struct WriteAnswer {
@@ -45,7 +52,10 @@ pub(super) struct WriteAnswer {
     acks: usize,
     /// Followers that had to.
     quorum: usize,
+    /// The node that did it.
     node_id: String,
+    /// Raft mode: the node that was asked, if it was not the leader.
+    forwarded_by: Option<String>,
 }
 
 /// A delete that its quorum holds.
@@ -60,7 +70,10 @@ pub(super) struct DeleteAnswer {
     acks: usize,
     /// Followers that had to.
     quorum: usize,
+    /// The node that did it.
     node_id: String,
+    /// Raft mode: the node that was asked, if it was not the leader.
+    forwarded_by: Option<String>,
 }
 
 /// What a key holds.
@@ -81,7 +94,7 @@ pub(super) struct DataAnswer {
     /// `success`
     status: String,
     node_id: String,
-    /// `leader` or `follower`
+    /// `leader` or `follower`; in raft mode `candidate` and `learner` too
     role: String,
     /// The node's version when the answer began.
     version: u64,

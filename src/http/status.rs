@@ -22,14 +22,15 @@ use crate::replication::outcome::{
 pub(super) struct HealthAnswer {
     /// `healthy`, `degraded` or `recovering`
     status: &'static str,
-    /// `leader` or `follower`
+    /// `leader` or `follower`; in raft mode `candidate` and `learner` too
     role: &'static str,
     node_id: String,
-    /// `quorum`
+    /// `quorum` or `raft`
     mode: &'static str,
     /// Leader: the last version assigned. Follower: every version up to this one is held.
     version: u64,
-    /// The leader's epoch, or the one the follower has promised.
+    /// The leader's epoch, or the one the follower has promised; raft mode has a term instead.
+    #[serde(skip_serializing_if = "String::is_empty")]
     epoch: String,
     /// Why it is not healthy.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,6 +62,29 @@ enum DetailAnswer {
         last_contact_ms: Option<u64>,
         /// The epoch in which its store was last complete.
         data_epoch: Option<String>,
+    },
+    /// A member in raft mode.
+    Member {
+        term: u64,
+        /// The member it voted for last, by its `storage_id`.
+        voted_for: Option<u64>,
+        /// The leader's URL, if one is known.
+        leader: Option<String>,
+        /// The leader's name.
+        leader_id: Option<String>,
+        /// Milliseconds since the leader was heard from, on a node that does not lead.
+        last_contact_ms: Option<u64>,
+        commit_index: u64,
+        last_applied: u64,
+        storage_id: u64,
+        cluster_id: Option<String>,
+        /// Followers that must have a write on disk before it is acknowledged.
+        write_quorum: Option<usize>,
+        /// The other members, if this one leads; `acked_version` is the log index known to be on their disk.
+        followers: Vec<FollowerAnswer>,
+        /// Median time of a commit to this node's disk.
+        commit_p50_us: Option<f64>,
+        commit_p99_us: Option<f64>,
     },
 }
 
@@ -132,6 +156,35 @@ impl From<Detail> for DetailAnswer {
             Detail::Follower { leader, last_contact_ms, data_epoch } => {
                 DetailAnswer::Follower { leader, last_contact_ms, data_epoch }
             }
+            Detail::Member {
+                term,
+                voted_for,
+                leader,
+                leader_id,
+                last_contact_ms,
+                commit_index,
+                last_applied,
+                storage_id,
+                cluster_id,
+                write_quorum,
+                followers,
+                commit_p50_us,
+                commit_p99_us,
+            } => DetailAnswer::Member {
+                term,
+                voted_for,
+                leader,
+                leader_id,
+                last_contact_ms,
+                commit_index,
+                last_applied,
+                storage_id,
+                cluster_id,
+                write_quorum,
+                followers: followers.into_iter().map(FollowerAnswer::from).collect(),
+                commit_p50_us,
+                commit_p99_us,
+            },
         }
     }
 }
@@ -157,11 +210,21 @@ impl From<RecoveryHealth> for RecoveryAnswer {
     }
 }
 
-/// `leader` or `follower`.
+/// The role's word.
 pub(super) fn role_name(role: Role) -> &'static str {
     match role {
         Role::Leader => "leader",
         Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+    }
+}
+
+/// The mode's word.
+pub(super) fn mode_name(replication: &Replication) -> &'static str {
+    match replication {
+        Replication::Quorum(_) => "quorum",
+        Replication::Raft(_) => "raft",
     }
 }
 
@@ -169,16 +232,14 @@ pub(super) fn role_name(role: Role) -> &'static str {
 #[utoipa::path(get, path = "/health", tag = "cluster",
     responses((status = 200, description = "`status` says how it is", body = HealthAnswer)))]
 pub(super) async fn health(State(api): State<Arc<Api>>) -> Response {
-    let mode = match &api.replication {
-        Replication::Quorum(_) => "quorum",
-    };
     let mut body = Vec::with_capacity(1024);
+    let mode = mode_name(&api.replication);
     write_json(&mut body, &HealthAnswer::new(api.replication.health(), &api.node_id, mode));
     json(Body::from(body))
 }
 
 /// Whether this node can do its role now: a leader that has recovered and has its quorum of followers, a complete
-/// follower.
+/// follower; in raft mode, a member that knows its leader.
 #[utoipa::path(get, path = "/ready", tag = "cluster",
     responses(
         (status = 200, description = "It can", body = ReadyAnswer),

@@ -16,7 +16,7 @@ pub struct Write {
 }
 
 /// A write that its quorum holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// The version it was given.
     pub version: Version,
@@ -24,9 +24,12 @@ pub struct Written {
     pub acks: usize,
     /// Followers that had to.
     pub quorum: usize,
+    /// The node that did it, if this one forwarded it.
+    pub done_by: Option<String>,
 }
 
-/// Why a write was not answered with success. Only [`WriteError::Unknown`] may have been stored.
+/// Why a write was not answered with success. Only [`WriteError::Unknown`] and [`WriteError::Undecided`] may have been
+/// stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// The request cannot be fulfilled by this cluster as it is configured. Not stored.
@@ -60,6 +63,12 @@ pub enum WriteError {
         /// Followers that had to.
         quorum: usize,
     },
+    /// Raft mode: it left for the log, and whether it was or will be committed is not known here.
+    #[error("it is not known whether the write was committed: {message}")]
+    Undecided {
+        /// What went wrong.
+        message: String,
+    },
 }
 
 /// Which copies a read must have consulted.
@@ -71,6 +80,8 @@ pub struct ReadOptions {
     pub min_acks: Option<u64>,
     /// Wait until this node holds every write up to this version.
     pub min_version: Option<Version>,
+    /// Raft mode: the answer reflects every write acknowledged before the read began.
+    pub is_linearizable: bool,
 }
 
 /// Why a read was not answered.
@@ -116,7 +127,7 @@ pub enum ReadError {
 #[error("{message}")]
 pub struct Unavailable {
     /// `followers_down`, `recovering`, `deposed`, `overloaded`, `tail_full`, `unsettled`, `incomplete`,
-    /// `quorum_not_reached`, `not_recovering`.
+    /// `quorum_not_reached`, `not_recovering`; in raft mode `no_leader`, `no_quorum`, `no_cluster`, `not_caught_up`.
     pub reason: &'static str,
     /// What happened and what to do.
     pub message: String,
@@ -162,7 +173,7 @@ pub struct Health {
     pub role: Role,
     /// Leader: the last version assigned. Follower: every version up to this one is held.
     pub version: Version,
-    /// Its epoch: a leader's own, the one a follower has promised. Written `number-id`.
+    /// Its epoch: a leader's own, the one a follower has promised. Written `number-id`. Empty in raft mode, which has terms.
     pub epoch: String,
     /// What only this role has to say.
     pub detail: Detail,
@@ -181,13 +192,17 @@ pub enum Condition {
     Recovering,
 }
 
-/// `leader` or `follower`.
+/// `leader` or `follower`; in raft mode `candidate` and `learner` too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Takes writes.
     Leader,
     /// Holds copies.
     Follower,
+    /// Raft mode: stands for election.
+    Candidate,
+    /// Raft mode: holds copies, and does not vote yet.
+    Learner,
 }
 
 /// The role's own part of [`Health`].
@@ -215,6 +230,73 @@ pub enum Detail {
         /// The epoch in which its store was last complete.
         data_epoch: Option<String>,
     },
+    /// A member in raft mode, whatever its role.
+    Member {
+        /// Its term.
+        term: u64,
+        /// The member it voted for last.
+        voted_for: Option<u64>,
+        /// The leader's URL, if one is known.
+        leader: Option<String>,
+        /// The leader's name.
+        leader_id: Option<String>,
+        /// Milliseconds since the leader was heard from, on a node that does not lead.
+        last_contact_ms: Option<u64>,
+        /// Entries up to here are known here to be committed.
+        commit_index: u64,
+        /// Entries up to here are applied here.
+        last_applied: u64,
+        /// This member.
+        storage_id: u64,
+        /// The cluster, once it belongs to one.
+        cluster_id: Option<String>,
+        /// Followers that must have a write on disk; `None` if there are not so many.
+        write_quorum: Option<usize>,
+        /// The other members, if this one leads; `acked_version` is the index that is known to be on their disk.
+        followers: Vec<FollowerHealth>,
+        /// 50th percentile of the time for a commit to this node's disk, in microseconds.
+        commit_p50_us: Option<f64>,
+        /// 99th percentile of the same.
+        commit_p99_us: Option<f64>,
+    },
+}
+
+/// A member of a raft cluster, as a node knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberHealth {
+    /// Names its folder of data.
+    pub storage_id: u64,
+    /// Its name.
+    pub node_id: String,
+    /// Where it is.
+    pub url: String,
+    /// Whether it votes; else it is a learner.
+    pub is_voter: bool,
+    /// Whether it leads.
+    pub is_leader: bool,
+}
+
+/// Why the membership was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    /// Only the leader changes it.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// The leader's URL, if one is known.
+        leader: Option<String>,
+    },
+    /// There is no member of this name.
+    #[error("no member is named {0}")]
+    NoSuchMember(String),
+    /// It would make no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// It was tried, and what came of it is not known.
+    #[error("{0}")]
+    Failed(String),
+    /// This node cannot do it.
+    #[error("{0}")]
+    Unavailable(Unavailable),
 }
 
 /// A follower as the leader sees it.

@@ -369,7 +369,7 @@ pub fn replicate_body<'a>(
     body.into()
 }
 
-/// CRC-32 over entries in order: key, version, value. What a snapshot's end is checked against.
+/// CRC-32, over entries in order (key, version, value) or over plain bytes. What a snapshot's end is checked against.
 #[derive(Default)]
 pub struct Checksum(crc32fast::Hasher);
 
@@ -388,7 +388,12 @@ impl Checksum {
         }
     }
 
-    /// The checksum of all entries so far.
+    /// Takes bytes in as they are, for what is checked as a text and not entry by entry.
+    pub fn add_bytes(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all that was taken in so far.
     pub fn finish(&self) -> u32 {
         self.0.clone().finalize()
     }
@@ -430,6 +435,8 @@ pub enum RefusalReason {
     Incomplete,
     /// This node is a leader.
     NotFollower,
+    /// The message is of another cluster, or meant for another member.
+    WrongCluster,
     /// This node cannot answer now.
     Unavailable,
     /// The message itself is wrong.

@@ -35,18 +35,47 @@ pub enum PeerPath {
     Pull,
     /// What a node holds for one key, for a quorum read.
     Peek,
+    /// Entries of the log, or a heartbeat.
+    RaftAppend,
+    /// A request for a vote.
+    RaftVote,
+    /// Whether a vote would be given.
+    RaftPreVote,
+    /// A part of a snapshot of the state machine.
+    RaftSnapshot,
+    /// Take the lead over.
+    RaftTransfer,
+    /// Writes that another node took.
+    RaftWrite,
+    /// Up to where the log must be applied to answer a read.
+    RaftReadIndex,
+    /// A node that wants to join, or has moved.
+    RaftJoin,
 }
 
 impl PeerPath {
     /// All of them.
-    pub const ALL: [PeerPath; 6] = [
+    pub const ALL: [PeerPath; 14] = [
         PeerPath::Replicate,
         PeerPath::Heartbeat,
         PeerPath::Promise,
         PeerPath::Snapshot,
         PeerPath::Pull,
         PeerPath::Peek,
+        PeerPath::RaftAppend,
+        PeerPath::RaftVote,
+        PeerPath::RaftPreVote,
+        PeerPath::RaftSnapshot,
+        PeerPath::RaftTransfer,
+        PeerPath::RaftWrite,
+        PeerPath::RaftReadIndex,
+        PeerPath::RaftJoin,
     ];
+
+    /// Whether a peer that gets the message twice does no more than after the first time.
+    pub fn may_be_repeated(self) -> bool {
+        self != PeerPath::RaftWrite
+    }
 
     /// The path in the URL.
     pub fn as_str(self) -> &'static str {
@@ -57,6 +86,14 @@ impl PeerPath {
             PeerPath::Snapshot => "/snapshot",
             PeerPath::Pull => "/pull",
             PeerPath::Peek => "/peek",
+            PeerPath::RaftAppend => "/raft/append",
+            PeerPath::RaftVote => "/raft/vote",
+            PeerPath::RaftPreVote => "/raft/pre_vote",
+            PeerPath::RaftSnapshot => "/raft/snapshot",
+            PeerPath::RaftTransfer => "/raft/transfer",
+            PeerPath::RaftWrite => "/raft/write",
+            PeerPath::RaftReadIndex => "/raft/read_index",
+            PeerPath::RaftJoin => "/raft/join",
         }
     }
 }
@@ -64,6 +101,9 @@ impl PeerPath {
 /// Why a call to a peer gave no answer to work with.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CallError {
+    /// There was no connection: the peer has surely not received the message.
+    #[error("not sent: {0}")]
+    NotSent(String),
     /// No answer: the peer may or may not have received the message.
     #[error("no answer: {0}")]
     NoAnswer(String),

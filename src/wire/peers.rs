@@ -6,8 +6,8 @@
 //! kept with the peer (docs/BENCHMARKS.md has the figures). It knows addresses, connections and statuses; it does not
 //! know what a message means.
 //!
-//! A kept connection may turn out to have been closed by the peer meanwhile. The message is then sent once more, on a
-//! new one: a peer that has had it after all takes the second for the duplicate it is, as it must on any network.
+//! A kept connection may turn out to have been closed by the peer meanwhile. The message is then sent on a new one: if
+//! it has surely not left yet, or if a peer that has had it after all takes the second for the duplicate it is.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -60,6 +60,14 @@ struct Connection {
     idle_since: Instant,
 }
 
+/// Why an exchange came to nothing.
+enum Broken {
+    /// The request has not left.
+    NotSent(AnyError),
+    /// The request has left, whole or in part.
+    Sent(AnyError),
+}
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl HttpTransport {
@@ -105,7 +113,8 @@ impl Transport for HttpTransport {
         async move {
             let (status, body) = match timeout(deadline, peer.exchange(path, body, reply_bytes_max)).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => return Err(CallError::NoAnswer(chain(&*error))),
+                Ok(Err(Broken::NotSent(error))) => return Err(CallError::NotSent(chain(&*error))),
+                Ok(Err(Broken::Sent(error))) => return Err(CallError::NoAnswer(chain(&*error))),
                 Err(_) => return Err(CallError::NoAnswer(format!("nothing within {deadline:?}"))),
             };
             if status.is_success() {
@@ -127,17 +136,20 @@ impl Peer {
         path: PeerPath,
         body: Bytes,
         reply_bytes_max: usize,
-    ) -> Result<(StatusCode, Bytes), AnyError> {
+    ) -> Result<(StatusCode, Bytes), Broken> {
         if let Some(mut connection) = self.take_idle() {
             match connection.exchange(self.request(path, body.clone()), reply_bytes_max).await {
                 Ok(answer) => {
                     self.keep(connection);
                     return Ok(answer);
                 }
-                Err(error) => tracing::debug!(peer = self.authority, %error, "a kept connection broke"),
+                Err(Broken::Sent(error)) if !path.may_be_repeated() => return Err(Broken::Sent(error)),
+                Err(Broken::NotSent(error) | Broken::Sent(error)) => {
+                    tracing::debug!(peer = self.authority, %error, "a kept connection broke");
+                }
             }
         }
-        let mut connection = Connection::open(&self.authority).await?;
+        let mut connection = Connection::open(&self.authority).await.map_err(Broken::NotSent)?;
         let answer = connection.exchange(self.request(path, body), reply_bytes_max).await?;
         self.keep(connection);
         Ok(answer)
@@ -188,35 +200,50 @@ impl Connection {
         &mut self,
         request: Request<Full<Bytes>>,
         reply_bytes_max: usize,
-    ) -> Result<(StatusCode, Bytes), AnyError> {
+    ) -> Result<(StatusCode, Bytes), Broken> {
         let Connection { sender, driver, .. } = self;
-        let mut answer = pin!(async {
-            sender.ready().await?;
-            let response = sender.send_request(request).await?;
+        let ready = drive(driver, sender.ready()).await.map_err(Broken::NotSent)?;
+        ready.map_err(|error| Broken::NotSent(error.into()))?;
+        let answer = async {
+            let response = sender.try_send_request(request).await.map_err(|mut error| {
+                // Who gets the request back knows that nothing of it was written.
+                let is_unsent = error.take_message().is_some();
+                let error = error.into_error().into();
+                if is_unsent { Broken::NotSent(error) } else { Broken::Sent(error) }
+            })?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), reply_bytes_max).collect().await?;
+            let body =
+                Limited::new(response.into_body(), reply_bytes_max).collect().await.map_err(Broken::Sent)?;
             Ok((status, body.to_bytes()))
-        });
-        poll_fn(|context| {
-            // The two hand things to each other: the request, the head, the body. What one does may let the other go on.
-            for _ in 0..3 {
-                if let Poll::Ready(answer) = answer.as_mut().poll(context) {
-                    return Poll::Ready(answer);
-                }
-                if let Poll::Ready(end) = Pin::new(&mut *driver).poll(context) {
-                    // A driver that has ended hands over what it had, and wakes nobody who still waits for more.
-                    let answer = answer.as_mut().poll(context);
-                    return Poll::Ready(match (answer, end) {
-                        (Poll::Ready(answer), _) => answer,
-                        (Poll::Pending, Err(error)) => Err(error.into()),
-                        (Poll::Pending, Ok(())) => Err("the peer closed the connection".into()),
-                    });
-                }
-            }
-            answer.as_mut().poll(context)
-        })
-        .await
+        };
+        drive(driver, answer).await.map_err(Broken::Sent)?
     }
+}
+
+/// Drives a connection until `future`, which waits for something of it, is done; fails if the connection ends before.
+async fn drive<T>(
+    driver: &mut http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    future: impl Future<Output = T>,
+) -> Result<T, AnyError> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        // The two hand things to each other: the request, the head, the body. What one does may let the other go on.
+        for _ in 0..3 {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Ok(output));
+            }
+            if let Poll::Ready(end) = Pin::new(&mut *driver).poll(context) {
+                // A driver that has ended hands over what it had, and wakes nobody who still waits for more.
+                return Poll::Ready(match (future.as_mut().poll(context), end) {
+                    (Poll::Ready(output), _) => Ok(output),
+                    (Poll::Pending, Err(error)) => Err(error.into()),
+                    (Poll::Pending, Ok(())) => Err("the peer closed the connection".into()),
+                });
+            }
+        }
+        future.as_mut().poll(context).map(Ok)
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -328,6 +355,42 @@ mod tests {
         drop(peer.listener);
         let nobody =
             transport.post(&peer.url, PeerPath::Heartbeat, Bytes::new(), PATIENCE).await.unwrap_err();
-        assert!(matches!(&nobody, CallError::NoAnswer(reason) if reason.contains("refused")), "{nobody}");
+        assert!(matches!(&nobody, CallError::NotSent(reason) if reason.contains("refused")), "{nobody}");
+    }
+
+    #[tokio::test]
+    async fn a_forwarded_write_that_may_have_arrived_is_not_sent_again() {
+        let (peer, transport) = (Played::listen().await, HttpTransport::new(None, 1_000).unwrap());
+        let post = |body: &'static str| {
+            let body = Bytes::from_static(body.as_bytes());
+            transport.post(&peer.url, PeerPath::RaftWrite, body, PATIENCE)
+        };
+        let (closed, is_closed) = tokio::sync::oneshot::channel();
+        let played = async {
+            let mut stream = peer.accept().await;
+            hear(&mut stream, "one").await;
+            say(&mut stream, "200 OK", "first").await;
+            // Heard, and then silence: whether it was carried out, the sender cannot know.
+            hear(&mut stream, "two").await;
+            drop(stream);
+            let mut stream = peer.accept().await;
+            hear(&mut stream, "three").await;
+            say(&mut stream, "200 OK", "third").await;
+            // Closed while it is idle: what is sent next has surely not arrived.
+            stream.shutdown().await.unwrap();
+            closed.send(()).unwrap();
+            let mut stream = peer.accept().await;
+            hear(&mut stream, "four").await;
+            say(&mut stream, "200 OK", "fourth").await;
+        };
+        let posted = async {
+            assert_eq!(post("one").await.unwrap(), "first");
+            let unknown = post("two").await.unwrap_err();
+            assert!(matches!(&unknown, CallError::NoAnswer(_)), "{unknown}");
+            assert_eq!(post("three").await.unwrap(), "third");
+            is_closed.await.unwrap();
+            assert_eq!(post("four").await.unwrap(), "fourth");
+        };
+        tokio::join!(played, posted);
     }
 }

@@ -170,8 +170,8 @@ fn wrong_settings_stop_the_start_with_every_complaint_at_once() {
         (both(&leader, &[("FOLLOWERS", "a:1,b:2,c:3,http://:x")]), vec!["FOLLOWERS=http://:x: follower 4:"]),
         (both(&follower, &[("HOST", "0.0.0.0")]), vec!["CLUSTER_TOKEN: it is not set, and HOST=0.0.0.0"]),
         (
-            both(&leader, &[("WRITE_QUORUM", "0"), ("RECOVERY_WAIT", "2"), ("PORT", "x"), ("MODE", "raft")]),
-            vec!["4 settings are wrong", "WRITE_QUORUM=0:", "RECOVERY_WAIT=2:", "PORT=x:", "MODE=raft:"],
+            both(&leader, &[("WRITE_QUORUM", "0"), ("RECOVERY_WAIT", "2"), ("PORT", "x"), ("MODE", "grpc")]),
+            vec!["4 settings are wrong", "WRITE_QUORUM=0:", "RECOVERY_WAIT=2:", "PORT=x:", "MODE=grpc:"],
         ),
     ] {
         let (code, stdout, stderr) = run(&["serve"], &env);
@@ -207,6 +207,8 @@ fn arguments_that_make_no_sense_end_with_code_2() {
         &["dance"][..],
         &["cluster", "--followers", "0"],
         &["cluster", "--followers", "2", "--write-quorum", "3"],
+        &["cluster", "--mode", "paxos"],
+        &["cluster", "--mode", "raft", "--nodes", "0"],
         &["cluster", "--min-delay", "5"],
         &["cluster", "--min-delay", "2ms", "--max-delay", "1ms"],
         &["put", "k", "hello"],
@@ -279,6 +281,28 @@ fn a_cluster_becomes_ready_and_leaves_no_process_behind() {
         // At once, not some time later: the cluster ends after its nodes.
         assert!(!pids.iter().any(|pid| is_running(*pid)));
     }
+}
+
+#[test]
+fn a_raft_cluster_keeps_its_data_where_it_is_told_to() {
+    let folder =
+        std::env::temp_dir().join(format!("quorate-cli-{}-{:x}", std::process::id(), fastrand::u64(..)));
+    let data = folder.to_string_lossy().into_owned();
+    let mut cluster = Cluster::start(&["--mode", "raft", "--nodes", "3", "--data", &data]);
+    let url = cluster.nodes[2].1.clone();
+    let (code, _, stderr) = run(&["put", "k", "7", "--url", &url], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, stdout, _) = run(&["status", "--url", &url], &[]);
+    assert_eq!(code, 0);
+    for name in ["node1", "node2", "node3", "leader"] {
+        assert!(stdout.contains(name), "{stdout}");
+    }
+    let pids = cluster.pids();
+    cluster.signal(Signal::TERM);
+    assert_eq!(exit_code(&mut cluster.child), 0);
+    assert!(!pids.iter().any(|pid| is_running(*pid)));
+    assert!(folder.join("node3").join("raft.sqlite").exists());
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod harness;
 mod load;
 mod malformed;
 mod processes;
+mod raft;
 mod shutdown;

@@ -262,7 +262,7 @@ impl Drop for Process {
 /// What a node holds: key → (version, number of the write).
 pub(crate) type Data = BTreeMap<String, (u64, u64)>;
 
-/// A cluster of processes. Node 0 is the leader, the followers come next, then what a test adds.
+/// A cluster of processes. In quorum mode node 0 is the leader, the followers come next, then what a test adds.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Process>,
     pub(crate) kills: usize,
@@ -285,6 +285,24 @@ impl Cluster {
         cluster.nodes[0].start();
         cluster.nodes.iter().for_each(Process::wait_ready);
         cluster
+    }
+
+    /// So many nodes of raft mode, none of them started, with data in a folder each below `folder`. The first forms a cluster
+    /// when it is started, the others ask all of them to let them join.
+    pub(crate) fn members(count: usize, folder: &std::path::Path, settings: &[(&str, &str)]) -> Cluster {
+        let turn = Turn::take();
+        // Without a token anybody may change the members, on loopback.
+        let mut nodes: Vec<Process> =
+            (0..count).map(|_| Process::new(&[("MODE", "raft"), ("CLUSTER_TOKEN", "")])).collect();
+        let urls: Vec<String> = nodes.iter().map(Process::url).collect();
+        for (nth, node) in nodes.iter_mut().enumerate() {
+            let name = format!("n{nth}");
+            node.set("NODE_ID", &name);
+            node.set("DATA_DIR", &folder.join(name).to_string_lossy());
+            node.set("PEERS", &if nth == 0 { String::new() } else { urls.join(",") });
+            settings.iter().for_each(|(name, value)| node.set(name, value));
+        }
+        Cluster { nodes, kills: 0, _turn: turn }
     }
 
     /// One more follower, started; nobody leads it yet.

@@ -337,7 +337,10 @@ impl Sim {
                 oracle.rested_on(key, 0, floor);
             }
             Some(Err(WriteError::Refused(_))) => oracle.refused(id),
-            Some(Err(error @ (WriteError::Invalid(_) | WriteError::NotLeader { .. }))) => {
+            Some(Err(
+                error
+                @ (WriteError::Invalid(_) | WriteError::NotLeader { .. } | WriteError::Undecided { .. }),
+            )) => {
                 panic!("seed {}: {error}", self.plan.seed)
             }
         }
@@ -622,7 +625,7 @@ impl Sim {
         let is_current = |url| {
             self.network.node(url).is_some_and(|node| match node.health().detail {
                 Detail::Follower { data_epoch, .. } => data_epoch.as_ref() == Some(&health.epoch),
-                Detail::Leader { .. } => false,
+                Detail::Leader { .. } | Detail::Member { .. } => false,
             })
         };
         (is_whole(&health) && leader.members.iter().all(is_current)).then_some(leader)
@@ -747,7 +750,7 @@ fn is_deposed(health: &Health) -> bool {
 fn lags(health: &Health) -> impl Iterator<Item = u64> {
     match &health.detail {
         Detail::Leader { followers, .. } => followers.iter().map(|follower| follower.lag),
-        Detail::Follower { .. } => panic!("asked a leader"),
+        Detail::Follower { .. } | Detail::Member { .. } => panic!("asked a leader"),
     }
 }
 

@@ -119,6 +119,7 @@ async fn start(plan: &Plan, followers: usize) -> Result<LocalCluster, CliError> 
         max_delay: delay.max,
         base_port: None,
         log: "warn".into(),
+        raft_data: None,
         quiet: true,
         env: Vec::new(),
     };

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +60,9 @@ pub struct ClusterOptions {
     pub log: String,
     /// Whether to keep the nodes' logs to oneself.
     pub quiet: bool,
+    /// Raft mode, with a folder of data for each node below this one; `None` is quorum mode. What quorum mode alone has is then
+    /// not used, and the leader that is spoken of is the node that forms the cluster.
+    pub raft_data: Option<PathBuf>,
     /// More settings for every node; they win over those made from the fields above.
     pub env: Vec<(String, String)>,
 }
@@ -153,8 +156,12 @@ impl LocalCluster {
         let executable =
             std::env::current_exe().map_err(|error| format!("cannot find this executable: {error}"))?;
         for (nth, (url, port)) in urls.iter().zip(ports).enumerate() {
-            let id = if nth == 0 { "leader".to_owned() } else { format!("follower{nth}") };
-            let env = cluster.environment(options, &id, *port);
+            let id = match (&options.raft_data, nth) {
+                (Some(_), nth) => format!("node{}", nth + 1),
+                (None, 0) => "leader".to_owned(),
+                (None, nth) => format!("follower{nth}"),
+            };
+            let env = cluster.environment(options, nth == 0, &id, *port);
             cluster.spawn(&executable, id, url.clone(), env)?;
         }
         match cluster.wait_until_ready().await {
@@ -166,16 +173,31 @@ impl LocalCluster {
         }
     }
 
-    fn environment(&self, options: &ClusterOptions, id: &str, port: u16) -> Vec<(String, String)> {
+    fn environment(
+        &self,
+        options: &ClusterOptions,
+        is_first: bool,
+        id: &str,
+        port: u16,
+    ) -> Vec<(String, String)> {
         let mut env = vec![
-            ("MODE", "quorum".to_owned()),
             ("NODE_ID", id.to_owned()),
             ("HOST", "127.0.0.1".to_owned()),
             ("PORT", port.to_string()),
             ("CLUSTER_TOKEN", self.cluster_token.clone()),
             ("LOG", options.log.clone()),
         ];
-        if id == "leader" {
+        if let Some(data) = &options.raft_data {
+            let others: Vec<&str> = self.followers.iter().map(PeerUrl::as_str).collect();
+            // The first one forms the cluster, if there is no data yet; the rest ask it to let them join.
+            let peers = format!("{},{}", self.leader, others.join(","));
+            env.extend([
+                ("MODE", "raft".to_owned()),
+                ("DATA_DIR", data.join(id).to_string_lossy().into_owned()),
+                ("PEERS", peers.trim_end_matches(',').to_owned()),
+                ("BOOTSTRAP", u8::from(is_first).to_string()),
+            ]);
+        } else if is_first {
             let followers: Vec<&str> = self.followers.iter().map(PeerUrl::as_str).collect();
             env.extend([
                 ("ROLE", "leader".to_owned()),

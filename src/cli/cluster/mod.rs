@@ -6,6 +6,7 @@
 mod local;
 mod ports;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,9 +20,19 @@ pub use local::{ClusterOptions, LocalCluster, NodeExit};
 /// Arguments of `cluster`.
 #[derive(Args)]
 pub struct ClusterArgs {
-    /// Followers beside the leader
+    /// How writes are replicated: quorum (in memory, a fixed leader) or raft (on disk, an elected one)
+    #[arg(long, default_value = "quorum", value_parser = ["quorum", "raft"])]
+    mode: String,
+    /// Followers beside the leader (quorum mode)
     #[arg(long, value_name = "N", default_value_t = 5)]
     followers: usize,
+    /// Members (raft mode)
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    nodes: usize,
+    /// A folder for the data of all members, kept for the next time, which then needs the same ports (raft mode)
+    /// [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Followers that must hold a write before it is acknowledged [default: 3, or N if that is less]
     #[arg(long, value_name = "W")]
     write_quorum: Option<usize>,
@@ -31,9 +42,9 @@ pub struct ClusterArgs {
     /// Longest delay injected before an entry goes to a follower
     #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = parse_duration)]
     max_delay: Duration,
-    /// The leader's port, the followers having the next ones; 0 for any that are free
-    #[arg(long, value_name = "PORT", default_value_t = 8000)]
-    base_port: u16,
+    /// The first node's port, the others having the next ones; 0 for any that are free [default: 8000, raft mode: 9000]
+    #[arg(long, value_name = "PORT")]
+    base_port: Option<u16>,
     /// What the nodes log, as LOG of `serve`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
@@ -42,16 +53,26 @@ pub struct ClusterArgs {
 /// Runs the cluster until SIGINT or SIGTERM; fails when all its nodes are dead.
 pub(super) async fn run(args: ClusterArgs) -> Result<(), CliError> {
     let mut signals = StopSignals::catch()?;
+    let is_raft = args.mode == "raft";
+    let temporary = std::env::temp_dir().join(format!("quorate-cluster-{}", std::process::id()));
+    let is_temporary = is_raft && args.data.is_none();
+    let base_port = args.base_port.unwrap_or(if is_raft { 9000 } else { 8000 });
+    if is_raft && args.nodes == 0 {
+        return Err(CliError::Usage("--nodes 0: a cluster has at least one member".into()));
+    }
+    let followers = if is_raft { args.nodes - 1 } else { args.followers };
     let options = ClusterOptions {
-        followers: args.followers,
-        write_quorum: args.write_quorum.unwrap_or(args.followers.clamp(1, 3)),
+        followers,
+        write_quorum: args.write_quorum.unwrap_or(followers.clamp(1, 3)),
         min_delay: args.min_delay,
         max_delay: args.max_delay,
-        base_port: Some(args.base_port).filter(|port| *port != 0),
+        base_port: Some(base_port).filter(|port| *port != 0),
+        raft_data: is_raft.then(|| args.data.unwrap_or_else(|| temporary.clone())),
         log: args.log,
         quiet: false,
         env: Vec::new(),
     };
+    let _guard = Temporary(temporary).filter(is_temporary);
     check(&options).map_err(CliError::Usage)?;
     if let Some(base) = options.base_port {
         ports::from_base(base, options.followers + 1).map_err(CliError::Usage)?;
@@ -67,7 +88,7 @@ pub(super) async fn run(args: ClusterArgs) -> Result<(), CliError> {
     let result = loop {
         tokio::select! {
             exit = cluster.next_exit() => match exit {
-                Some(exit) => report(&exit),
+                Some(exit) => report(&exit, is_raft),
                 None => break Err(CliError::Failed("no node is left".into())),
             },
             signal = signals.next() => {
@@ -82,7 +103,29 @@ pub(super) async fn run(args: ClusterArgs) -> Result<(), CliError> {
     }
 }
 
+/// A folder that goes when this does.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn filter(self, is_wanted: bool) -> Option<Temporary> {
+        Some(self).filter(|_| is_wanted)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It may never have been made, and what stays behind is in the system's folder for such things.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 fn check(options: &ClusterOptions) -> Result<(), String> {
+    if options.raft_data.is_some() {
+        return match options.followers {
+            0..=FOLLOWERS_MAX => Ok(()),
+            many => Err(format!("--nodes {}: at most {}", many + 1, FOLLOWERS_MAX + 1)),
+        };
+    }
     if !(1..=FOLLOWERS_MAX).contains(&options.followers) {
         return Err(format!("--followers {}: it must be from 1 to {FOLLOWERS_MAX}", options.followers));
     }
@@ -114,19 +157,28 @@ fn announcement(cluster: &LocalCluster, options: &ClusterOptions) -> String {
     }
     let leader = &cluster.leader;
     let follower = cluster.followers.first().unwrap_or(leader);
+    let nodes = options.followers + 1;
+    let promise = match options.raft_data {
+        Some(_) => {
+            format!("a write is acknowledged once {} of {nodes} members have it on disk", nodes / 2 + 1)
+        }
+        None => {
+            format!("a write is acknowledged by {} of {} followers", options.write_quorum, options.followers)
+        }
+    };
     text.push_str(&format!(
         "\nTheir CLUSTER_TOKEN, made up for this run: {}\n\n\
-         The cluster is ready: a write is acknowledged by {} of {} followers. Try:\n\n  \
+         The cluster is ready: {promise}. Try:\n\n  \
          curl --json '{{\"key\":\"greeting\",\"value\":\"hello\"}}' {leader}/write\n  \
          curl '{follower}/read?key=greeting'\n  \
          quorate status --url {leader}\n\nCtrl-C stops it.\n\n",
-        cluster.cluster_token, options.write_quorum, options.followers,
+        cluster.cluster_token,
     ));
     text
 }
 
-fn report(exit: &NodeExit) {
-    let consequence = match (exit.left, exit.is_leader) {
+fn report(exit: &NodeExit, is_raft: bool) {
+    let consequence = match (exit.left, exit.is_leader && !is_raft) {
         (0, _) => "no node is left".to_owned(),
         (left, true) => {
             format!("without its leader the cluster takes no writes; {left} others go on, for reads")
@@ -147,6 +199,7 @@ mod tests {
             min_delay: Duration::ZERO,
             max_delay: Duration::ZERO,
             base_port: None,
+            raft_data: None,
             log: "info".into(),
             quiet: true,
             env: Vec::new(),

@@ -244,12 +244,12 @@ impl Shared {
             self.changed.notify_waiters();
         }
         match timeout_at(deadline, answer).await {
-            Ok(Ok(acks)) => Ok(Written { version, acks, quorum }),
+            Ok(Ok(acks)) => Ok(Written { version, acks, quorum, done_by: None }),
             _ => {
                 let acks = self.core.lock().tally.expire(version);
                 // The last acknowledgement may have come between the deadline and the lock.
                 if acks >= quorum {
-                    return Ok(Written { version, acks, quorum });
+                    return Ok(Written { version, acks, quorum, done_by: None });
                 }
                 Err(WriteError::Unknown { version, acks, quorum })
             }

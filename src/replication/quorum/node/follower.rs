@@ -16,13 +16,13 @@ use super::super::follower::Follower;
 use super::super::leader::{Waited, WaitingRead};
 use super::super::read::{check_quorum, read_quorum};
 use super::super::{Environment, FollowerSettings};
-use super::parse;
+use super::{parse, plain_refusal};
 use crate::address::PeerUrl;
 use crate::replication::outcome::{
     Condition, Detail, Found, Health, ReadError, ReadOptions, Role, Unavailable,
 };
 use crate::store::{Store, Version};
-use crate::wire::{Incarnation, PeekRequest, PeerPath, Refusal, encode};
+use crate::wire::{Incarnation, PeekRequest, PeerPath, Refusal, RefusalReason, encode};
 
 /// A follower's pure part behind its lock, and what waits on it.
 pub(super) struct FollowerNode {
@@ -163,6 +163,10 @@ impl FollowerNode {
                 let reply = self.core.lock().follower.peek(&request.key)?;
                 Ok(encode(&reply))
             }
+            _ => Err(plain_refusal(
+                RefusalReason::InvalidRequest,
+                "this node runs MODE=quorum, the message is of MODE=raft",
+            )),
         }
     }
 

@@ -1,0 +1,235 @@
+//! The state machine: committed commands, in order, into the [`Store`].
+//!
+//! Owns what every node must decide in the same way: the version of each write (1, 2, 3, … across all keys), whether
+//! `if_version` holds, whether there is something to delete. A write that is refused here gets no version. Since all
+//! nodes apply the same commands in the same order, a deleted key leaves no tombstone behind.
+//!
+//! The state is in memory. On disk are the log and, every now and then, a snapshot: a node that starts loads the
+//! snapshot and applies the committed entries after it. Knows nothing of networks and clients.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use futures::{Stream, TryStreamExt};
+use openraft::EntryPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::snapshot::{self, SnapshotFile};
+use super::types::{Command, LogId, Operation, Outcome, Outcomes, SnapshotMeta, StoredMembership, Types};
+use super::view::View;
+use crate::store::{Entry, Store, Value, Version};
+
+type Snapshot = openraft::alias::SnapshotOf<Types, SnapshotFile>;
+
+/// How far a node has applied the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The index of the last entry applied.
+    pub index: u64,
+    /// The last version given.
+    pub version: Version,
+}
+
+/// What readers see of the machine. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader {
+    store: Arc<RwLock<Arc<Store>>>,
+    applied: watch::Receiver<Applied>,
+}
+
+impl Reader {
+    /// The store. A snapshot that is installed puts another one in its place: ask anew for each read.
+    pub fn store(&self) -> Arc<Store> {
+        self.store.read().clone()
+    }
+
+    /// How far the log is applied to it, at least.
+    pub fn applied(&self) -> Applied {
+        *self.applied.borrow()
+    }
+
+    /// Waits until `is_enough`.
+    pub async fn wait_until(&self, is_enough: impl Fn(Applied) -> bool) {
+        let mut applied = self.applied.clone();
+        // An error means that the machine is gone, and with it the node: nothing will be applied any more.
+        if applied.wait_for(|applied| is_enough(*applied)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The machine.
+pub struct Machine {
+    folder: PathBuf,
+    store: Arc<RwLock<Arc<Store>>>,
+    applied: watch::Sender<Applied>,
+    version: Version,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    current: Arc<Mutex<Option<SnapshotFile>>>,
+    /// Views of snapshots being written: writes must not disturb them.
+    views: Vec<Weak<View>>,
+}
+
+impl Machine {
+    /// An empty machine whose snapshots are in `folder`. What was saved there, openraft puts into it.
+    pub fn new(folder: PathBuf) -> io::Result<Machine> {
+        let current = SnapshotFile::current(&folder)?;
+        Ok(Machine {
+            folder,
+            store: Arc::new(RwLock::new(Arc::new(Store::new()))),
+            applied: watch::Sender::new(Applied::default()),
+            version: 0,
+            last_applied: None,
+            membership: StoredMembership::default(),
+            current: Arc::new(Mutex::new(current)),
+            views: Vec::new(),
+        })
+    }
+
+    /// For those who read.
+    pub fn reader(&self) -> Reader {
+        Reader { store: self.store.clone(), applied: self.applied.subscribe() }
+    }
+
+    fn apply_command(&mut self, command: &Command) -> Outcomes {
+        self.views.retain(|view| view.strong_count() > 0);
+        let views: Vec<Arc<View>> = self.views.iter().filter_map(Weak::upgrade).collect();
+        let store = self.store.read().clone();
+        let apply = |operation: &Operation| {
+            let held = store.get(&operation.key);
+            let outcome = decide(operation, held.map(|held| held.version), self.version);
+            if let Outcome::Done(version) = outcome {
+                self.version = version;
+                views.iter().for_each(|view| view.keep(&store, &operation.key));
+                put(&store, operation, version);
+            }
+            outcome
+        };
+        Outcomes(command.operations().iter().map(apply).collect())
+    }
+
+    fn advance(&mut self) {
+        let index = self.last_applied.map_or(0, |log_id| log_id.index);
+        self.applied.send_replace(Applied { index, version: self.version });
+    }
+}
+
+/// What becomes of an operation on a key that is at version `held`, if it exists, when `last` was the last version given.
+fn decide(operation: &Operation, held: Option<Version>, last: Version) -> Outcome {
+    match operation.if_version {
+        Some(expected) if expected != held.unwrap_or(0) => Outcome::Mismatch(held.unwrap_or(0)),
+        _ if operation.value.is_none() && held.is_none() => Outcome::NotFound,
+        _ => Outcome::Done(last + 1),
+    }
+}
+
+fn put(store: &Store, operation: &Operation, version: Version) {
+    let value: Option<Value> = operation.value.clone();
+    let is_delete = value.is_none();
+    store.apply(&Entry { key: operation.key.clone(), version, value });
+    if is_delete {
+        store.drop_tombstones(version);
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + Send,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.last_applied = Some(entry.log_id);
+            let outcomes = match entry.payload {
+                EntryPayload::Blank => Outcomes::default(),
+                EntryPayload::Normal(command) => self.apply_command(&command),
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    Outcomes::default()
+                }
+            };
+            // Readers first: who is answered may read at once.
+            self.advance();
+            if let Some(responder) = responder {
+                responder.send(outcomes);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let view = Arc::new(View::default());
+        self.views.push(Arc::downgrade(&view));
+        Builder {
+            folder: self.folder.clone(),
+            meta: SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
+            version: self.version,
+            store: self.store.read().clone(),
+            view,
+            current: self.current.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let (folder, file) = (self.folder.clone(), snapshot);
+        let load = move || {
+            // Checked first, and only then in place of the one before.
+            let contents = file.load()?;
+            Ok::<_, io::Error>((contents, file.install(&folder)?))
+        };
+        let (contents, file) = tokio::task::spawn_blocking(load).await.map_err(io::Error::other)??;
+        *self.store.write() = Arc::new(contents.store);
+        self.version = contents.version;
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        *self.current.lock() = Some(file);
+        self.advance();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let Some(file) = self.current.lock().clone() else { return Ok(None) };
+        let meta = file.head()?.meta;
+        Ok(Some(Snapshot { meta, snapshot: file }))
+    }
+}
+
+/// Bytes of entries that a snapshot being written takes from the store at a time.
+const PAGE_BYTES: usize = 64 << 10;
+
+/// A snapshot of one moment, to be written while the machine goes on.
+pub struct Builder {
+    folder: PathBuf,
+    meta: SnapshotMeta,
+    version: Version,
+    store: Arc<Store>,
+    view: Arc<View>,
+    current: Arc<Mutex<Option<SnapshotFile>>>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (folder, meta, version) = (self.folder.clone(), self.meta.clone(), self.version);
+        let (store, view) = (self.store.clone(), self.view.clone());
+        let write = move || snapshot::write(&folder, meta, version, || view.next_page(&store, PAGE_BYTES));
+        let file = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+        *self.current.lock() = Some(file.clone());
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: file })
+    }
+}

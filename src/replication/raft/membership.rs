@@ -1,0 +1,334 @@
+//! Who belongs to the cluster: how one is formed, how nodes join, move, and are removed.
+//!
+//! A node without data either forms a cluster of one, or asks the nodes of `PEERS` to let it join, again and again,
+//! until it votes. The leader takes joins one at a time, each as a change of its own and not as a whole new list, so
+//! that two at once do not undo each other: first a learner, which gets the log and does not count, then, when it has
+//! caught up, a voter. The same request moves a member that has another address now.
+//!
+//! A node that comes back with an empty folder is another member. Where it stands at the address of an old one, that
+//! one is surely gone, and is removed once the new one votes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::cluster::Cluster;
+use super::database::Database;
+use super::message::{JoinReply, JoinRequest, refusal};
+use super::types::{Member, StorageId, Types};
+use crate::replication::outcome::{MemberError, MemberHealth, Unavailable};
+use crate::tasks::Tasks;
+use crate::wire::{CallError, PeerPath, Refusal, RefusalReason};
+
+/// Nodes that may wait to join, at the most.
+pub(super) const JOIN_QUEUE_MAX: usize = 64;
+/// How long a learner may take to catch up before the next one gets its turn; it asks again.
+const CATCH_UP_MAX: Duration = Duration::from_secs(30);
+/// Entries that a learner may be behind to become a voter.
+const BEHIND_MAX: u64 = 16;
+/// The pause before a change is tried again that another one stood in the way of.
+const CHANGE_AGAIN: Duration = Duration::from_millis(50);
+/// The pause between the requests of a node that wants to join.
+const JOIN_AGAIN: Duration = Duration::from_millis(200);
+
+/// The leader's queue of nodes that want to join. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Joins {
+    cluster: Arc<Cluster>,
+    queue: mpsc::Sender<JoinRequest>,
+}
+
+impl Joins {
+    /// Starts the task that takes them one at a time.
+    pub(super) fn start(cluster: Arc<Cluster>, tasks: &Tasks) -> Joins {
+        let (queue, mut waiting) = mpsc::channel::<JoinRequest>(JOIN_QUEUE_MAX);
+        let (admitting, stopping) = (cluster.clone(), tasks.stopping());
+        tasks.spawn("joins", async move {
+            let admit_all = async {
+                while let Some(request) = waiting.recv().await {
+                    let name = request.node_id.clone();
+                    if let Err(error) = admit(&admitting, request).await {
+                        tracing::warn!("{name} has not joined yet: {error}");
+                    }
+                }
+            };
+            tokio::select! {
+                () = admit_all => {}
+                () = stopping => {}
+            }
+        });
+        Joins { cluster, queue }
+    }
+
+    /// Takes a request, or says who leads.
+    pub(super) fn receive(&self, request: JoinRequest) -> Result<JoinReply, Refusal> {
+        let Some(cluster_id) = self.cluster.peers.cluster_id() else {
+            let message = "this node does not belong to a cluster yet: ask another one";
+            return Err(refusal(RefusalReason::Unavailable, message));
+        };
+        if let Some(other) = request.cluster_id.as_ref().filter(|other| **other != cluster_id) {
+            let message = format!(
+                "the data of {} belongs to cluster {other}, this is {cluster_id}: check PEERS and DATA_DIR there",
+                request.node_id
+            );
+            return Err(refusal(RefusalReason::WrongCluster, message));
+        }
+        let twin = self.cluster.members().into_iter().find(|member| {
+            member.node_id == request.node_id
+                && member.storage_id != request.storage_id
+                && member.url != request.url
+        });
+        if let Some(twin) = twin {
+            let message = format!(
+                "{} at {} has this name already: choose another NODE_ID, or remove that member first",
+                twin.node_id, twin.url
+            );
+            return Err(refusal(RefusalReason::InvalidRequest, message));
+        }
+        let leader = self.cluster.leader();
+        let is_accepted = leader.as_ref().is_some_and(|leader| leader.is_self);
+        // With the queue full it is not accepted, and will ask again.
+        let is_accepted = is_accepted && self.queue.try_send(request).is_ok();
+        let leader = leader.map(|leader| Member {
+            node_id: leader.node_id,
+            url: leader.url,
+            cluster_id: cluster_id.clone(),
+        });
+        Ok(JoinReply { cluster_id, is_accepted, leader })
+    }
+}
+
+/// Makes a node a member and a voter, and its address what it says. Does nothing where that is so already.
+async fn admit(cluster: &Cluster, request: JoinRequest) -> Result<(), String> {
+    let JoinRequest { storage_id, node_id, url, .. } = request;
+    let cluster_id = cluster.peers.cluster_id().unwrap_or_default();
+    let member = Member { node_id, url, cluster_id };
+    let is_known = |id: StorageId, member: &Member| {
+        cluster.core.metrics().borrow_watched().membership_config.get_node(&id) == Some(member)
+    };
+    if !is_known(storage_id, &member) {
+        tracing::info!("{} at {} joins as a learner", member.node_id, member.url);
+        change(cluster, ChangeMembers::SetNodes(BTreeMap::from([(storage_id, member.clone())]))).await?;
+    }
+    if cluster.is_voter(storage_id) {
+        return Ok(());
+    }
+    timeout(CATCH_UP_MAX, caught_up(cluster, storage_id))
+        .await
+        .map_err(|_| "it does not catch up".to_owned())??;
+    change(cluster, ChangeMembers::AddVoterIds(BTreeSet::from([storage_id]))).await?;
+    tracing::info!("{} at {} votes from now on", member.node_id, member.url);
+    let others = cluster.members().into_iter();
+    for old in others.filter(|other| other.url == member.url && other.storage_id != storage_id) {
+        tracing::info!("the member that stood at {} before is gone for good: removed", member.url);
+        remove(cluster, old.storage_id).await?;
+    }
+    Ok(())
+}
+
+/// Completes when the learner has about what the leader has.
+async fn caught_up(cluster: &Cluster, storage_id: StorageId) -> Result<(), String> {
+    let mut metrics = cluster.core.metrics();
+    loop {
+        let lag = {
+            let metrics = metrics.borrow_and_update();
+            let replication = metrics.replication.as_ref().ok_or("this node does not lead any more")?;
+            let matching = replication.get(&storage_id).and_then(|at| at.as_ref()).map(|at| at.index);
+            matching.map(|matching| metrics.last_log_index.unwrap_or(0).saturating_sub(matching))
+        };
+        if lag.is_some_and(|lag| lag <= BEHIND_MAX) {
+            return Ok(());
+        }
+        metrics.changed().await.map_err(|_| "the node stops")?;
+    }
+}
+
+/// Removes a member, whether it votes or not.
+pub(super) async fn remove(cluster: &Cluster, storage_id: StorageId) -> Result<(), String> {
+    let ids = BTreeSet::from([storage_id]);
+    match cluster.is_voter(storage_id) {
+        // A voter that is no member any more is no learner either.
+        true => change_to(cluster, ChangeMembers::RemoveVoters(ids), false).await,
+        false => change(cluster, ChangeMembers::RemoveNodes(ids)).await,
+    }
+}
+
+async fn change(cluster: &Cluster, changes: ChangeMembers<StorageId, Member>) -> Result<(), String> {
+    change_to(cluster, changes, true).await
+}
+
+/// Makes a change; tries again while another one is under way.
+async fn change_to(
+    cluster: &Cluster,
+    changes: ChangeMembers<StorageId, Member>,
+    retain: bool,
+) -> Result<(), String> {
+    let give_up = Instant::now() + CATCH_UP_MAX;
+    loop {
+        match cluster.core.change_membership(changes.clone(), retain).await {
+            Ok(_) => return Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                if !is_in_progress(&error) || Instant::now() > give_up {
+                    return Err(error.to_string());
+                }
+                sleep(CHANGE_AGAIN).await;
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+fn is_in_progress(error: &openraft::alias::ChangeMembershipErrorOf<Types>) -> bool {
+    matches!(error, openraft::errors::ChangeMembershipError::InProgress(_))
+}
+
+impl Cluster {
+    /// Whether this member votes.
+    pub(super) fn is_voter(&self, storage_id: StorageId) -> bool {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().any(|id| id == storage_id)
+    }
+
+    /// All members, as this node knows them.
+    pub(super) fn members(&self) -> Vec<MemberHealth> {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: BTreeSet<StorageId> = metrics.membership_config.voter_ids().collect();
+        let members = metrics.membership_config.nodes().map(|(id, member)| MemberHealth {
+            storage_id: *id,
+            node_id: member.node_id.clone(),
+            url: member.url.clone(),
+            is_voter: voters.contains(id),
+            is_leader: metrics.current_leader == Some(*id),
+        });
+        members.collect()
+    }
+
+    /// The member of this name, if this node leads and may change it.
+    fn member_to_change(&self, node_id: &str) -> Result<MemberHealth, MemberError> {
+        if !self.is_leader() {
+            return Err(MemberError::NotLeader { leader: self.leader().map(|leader| leader.url) });
+        }
+        let member = self.members().into_iter().find(|member| member.node_id == node_id);
+        member.ok_or_else(|| MemberError::NoSuchMember(node_id.to_owned()))
+    }
+
+    /// Removes the member of this name for good.
+    pub(super) async fn remove_member(&self, node_id: &str) -> Result<(), MemberError> {
+        let member = self.member_to_change(node_id)?;
+        if self.members().iter().filter(|member| member.is_voter).count() == 1 && member.is_voter {
+            return Err(MemberError::Invalid("it is the last member that votes: stop it instead".into()));
+        }
+        remove(self, member.storage_id).await.map_err(failed)
+    }
+
+    /// Hands the lead over to the member of this name. The hand-over is under way when this returns.
+    pub(super) async fn transfer_lead(&self, node_id: &str) -> Result<(), MemberError> {
+        let member = self.member_to_change(node_id)?;
+        if !member.is_voter {
+            return Err(MemberError::Invalid(format!("{node_id} is a learner: it cannot lead")));
+        }
+        self.core.trigger().transfer_leader(member.storage_id).await.map_err(failed)
+    }
+}
+
+fn failed(error: impl ToString) -> MemberError {
+    MemberError::Failed(error.to_string())
+}
+
+/// Forms a cluster of this node alone.
+pub(super) async fn form(
+    cluster: &Cluster,
+    database: &Database,
+    cluster_id: &str,
+    url: &str,
+) -> Result<(), String> {
+    let node_id = cluster.settings.node_id.clone();
+    let member = Member { node_id, url: url.to_owned(), cluster_id: cluster_id.to_owned() };
+    cluster.peers.set_cluster_id(cluster_id);
+    let members = BTreeMap::from([(cluster.peers.storage_id, member)]);
+    cluster.core.initialize(members).await.map_err(|error| error.to_string())?;
+    database.join_cluster(cluster_id).await.map_err(|error| error.to_string())?;
+    tracing::info!("formed cluster {cluster_id}, with this node as its only member");
+    Ok(())
+}
+
+/// Asks the others to let this node join, or to take note of its address, until it votes at this address.
+pub(super) async fn join(cluster: Arc<Cluster>, database: Arc<Database>, url: String) {
+    let storage_id = cluster.peers.storage_id;
+    let mut said = String::new();
+    loop {
+        let is_settled = cluster
+            .members()
+            .iter()
+            .any(|member| member.storage_id == storage_id && member.url == url && member.is_voter);
+        if is_settled {
+            return;
+        }
+        let known = cluster.members().into_iter().map(|member| member.url);
+        let asked = cluster.settings.peers.iter().map(ToString::to_string).chain(known);
+        let asked: BTreeSet<String> = asked.filter(|other| *other != url).collect();
+        let mut outcome = "none of PEERS belongs to a cluster yet".to_owned();
+        for other in asked {
+            match ask(&cluster, &database, &other, &url).await {
+                Ok(true) => {
+                    outcome.clear();
+                    break;
+                }
+                Ok(false) => outcome = "the cluster has no leader now".to_owned(),
+                Err(error) => outcome = format!("{other}: {error}"),
+            }
+        }
+        if !outcome.is_empty() && outcome != said {
+            tracing::warn!("waiting to join: {outcome}");
+        }
+        said = outcome;
+        sleep(JOIN_AGAIN).await;
+    }
+}
+
+/// Asks one node, and the leader it names. Gives whether the join is under way.
+async fn ask(cluster: &Cluster, database: &Database, at: &str, url: &str) -> Result<bool, CallError> {
+    let mut at = at.to_owned();
+    // A node that does not lead names the one that does; that may have changed once more.
+    for _ in 0..2 {
+        let request = JoinRequest {
+            cluster_id: cluster.peers.cluster_id(),
+            storage_id: cluster.peers.storage_id,
+            node_id: cluster.settings.node_id.clone(),
+            url: url.to_owned(),
+        };
+        let patience = cluster.peers.patience;
+        let reply: JoinReply = cluster.peers.ask(&at, PeerPath::RaftJoin, &request, patience).await?;
+        if cluster.peers.cluster_id().is_none() {
+            // On disk before the first message of the cluster is taken.
+            let joined = database.join_cluster(&reply.cluster_id).await;
+            joined.map_err(|error| CallError::Garbled(error.to_string()))?;
+            cluster.peers.set_cluster_id(&reply.cluster_id);
+            tracing::info!("joining cluster {}", reply.cluster_id);
+        }
+        if reply.is_accepted {
+            return Ok(true);
+        }
+        match reply.leader {
+            Some(leader) if leader.url != at && leader.url != url => at = leader.url,
+            _ => return Ok(false),
+        }
+    }
+    Ok(false)
+}
+
+/// Why a node without a cluster cannot work.
+pub(super) fn not_a_member() -> Unavailable {
+    Unavailable::new(
+        "no_cluster",
+        "this node does not belong to a cluster yet: it waits for one of PEERS to let it join",
+    )
+}

@@ -1,0 +1,386 @@
+//! A member as the rest of the program sees it: starts, answers, stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use tokio::time::{Instant, timeout_at};
+
+use super::cluster::{Cluster, Settings};
+use super::database::{Database, OpenError, Opened, open};
+use super::log::Log;
+use super::machine::{Machine, Reader};
+use super::membership::{Joins, form, join, not_a_member};
+use super::message::{NO_LEADER, ReadIndexReply, ReadIndexRequest, WriteRequest, refusal};
+use super::network::{Network, Receiver};
+use super::peers::{Peers, parse};
+use super::reads::Reads;
+use super::types::Operation;
+use super::writes::Writes;
+use super::{Core, Environment};
+use crate::replication::outcome::{
+    Condition, Detail, Found, Health, MemberError, MemberHealth, Page, ReadError, ReadOptions, Role,
+    Unavailable, Write, WriteError, Written,
+};
+use crate::store::Version;
+use crate::wire::{PeerPath, Refusal, RefusalReason, encode};
+
+/// Entries kept in the log behind a snapshot, for members that are a little behind.
+const LOG_KEPT: u64 = 1000;
+/// Purged entries are given to the database in bunches of this size.
+const PURGE_BATCH: u64 = 256;
+/// How long installing a snapshot may take before openraft gives it up.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Storage ids stay below this, so that every JSON reader takes them as they are.
+const STORAGE_ID_MAX: u64 = 1 << 53;
+
+/// A member. Cheap to clone.
+#[derive(Clone)]
+pub struct Raft(Arc<Shared>);
+
+struct Shared {
+    cluster: Arc<Cluster>,
+    database: Arc<Database>,
+    log: Log,
+    reader: Reader,
+    writes: Writes,
+    reads: Reads,
+    joins: Joins,
+    receiver: Receiver,
+}
+
+/// Why a member did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its folder cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What is in the folder cannot be loaded, or the settings do not go together.
+    #[error("the node cannot start from {folder}: {error}")]
+    Load {
+        /// The folder.
+        folder: String,
+        /// What went wrong.
+        error: String,
+    },
+}
+
+impl Raft {
+    /// Opens the folder of data and starts. A node that belongs to no cluster yet then forms one, or joins one.
+    pub async fn start(settings: Settings, env: Environment) -> Result<Raft, StartError> {
+        let folder = settings.data_dir.clone();
+        let failed = |error: String| StartError::Load { folder: folder.display().to_string(), error };
+        let mut rng = fastrand::Rng::with_seed(env.seed);
+        let (storage_id, new_cluster_id) = (rng.u64(1..STORAGE_ID_MAX), format!("{:016x}", rng.u64(..)));
+        let Opened { database, identity, facts } = open(&folder, storage_id)?;
+        let (storage_id, database) = (identity.storage_id, Arc::new(database));
+        let log = Log::new(database.clone(), &facts, settings.batch_max_bytes);
+        let machine = Machine::new(folder.clone()).map_err(|error| failed(error.to_string()))?;
+        let reader = machine.reader();
+        let patience = settings.heartbeat_interval * settings.max_missed_heartbeats;
+        let peers = Arc::new(Peers::new(storage_id, identity.cluster_id, env.transport, patience));
+        let config = Arc::new(config(&settings).map_err(|error| failed(error.to_string()))?);
+        let network = Network(peers.clone());
+        let core = Core::new(storage_id, config, network, log.clone(), machine).await;
+        let core = core.map_err(|error| failed(error.to_string()))?;
+        let cluster = Arc::new(Cluster { settings, core: core.clone(), peers: peers.clone() });
+        // A start that was cut off after the cluster was formed: the log knows it.
+        if peers.cluster_id().is_none()
+            && let Some(member) = core.metrics().borrow_watched().membership_config.get_node(&storage_id)
+        {
+            peers.set_cluster_id(&member.cluster_id);
+        }
+        let url = env.advertise.to_string();
+        let is_alone = cluster.settings.bootstrap || cluster.settings.peers.is_empty();
+        if peers.cluster_id().is_none() && is_alone {
+            form(&cluster, &database, &new_cluster_id, &url).await.map_err(failed)?;
+        }
+        let shared = Shared {
+            writes: Writes::start(cluster.clone(), cluster.settings.batch_max_bytes, &env.tasks),
+            reads: Reads::start(cluster.clone(), &env.tasks),
+            joins: Joins::start(cluster.clone(), &env.tasks),
+            receiver: Receiver::new(core, peers, folder),
+            cluster: cluster.clone(),
+            database: database.clone(),
+            log,
+            reader,
+        };
+        let (joining, stopping) = (join(cluster.clone(), database.clone(), url), env.tasks.stopping());
+        env.tasks.spawn("join", async move {
+            tokio::select! {
+                () = joining => {}
+                () = stopping => {}
+            }
+        });
+        let (telling, stopping) = (tell_roles(cluster.clone()), env.tasks.stopping());
+        env.tasks.spawn("roles", async move {
+            tokio::select! {
+                () = telling => {}
+                () = stopping => {}
+            }
+        });
+        let tasks = env.tasks.clone();
+        env.tasks.spawn("raft", async move {
+            tokio::select! {
+                reason = database.failed() => tracing::error!("{reason}: the node stops"),
+                reason = core_failed(&cluster.core) => tracing::error!("consensus has failed, the node stops: {reason}"),
+                () = tasks.stopping() => {}
+            }
+            tasks.cancel();
+            if let Err(error) = cluster.core.shutdown().await {
+                tracing::error!(%error, "consensus did not end as it should");
+            }
+            // Waits for the disk, and so not here.
+            let closed = tokio::task::spawn_blocking(move || database.close()).await;
+            if let Err(error) = closed {
+                tracing::error!(%error, "the database was not closed as it should");
+            }
+        });
+        Ok(Raft(Arc::new(shared)))
+    }
+
+    /// Carries out a write, here or at the leader.
+    pub async fn write(&self, write: Write) -> Result<Written, WriteError> {
+        let shared = &*self.0;
+        shared.check_member().map_err(WriteError::Refused)?;
+        let Write { key, value, quorum, if_version } = write;
+        let deadline = Instant::now() + shared.cluster.settings.write_timeout;
+        shared.writes.write(Operation { key, value, if_version }, quorum, deadline).await
+    }
+
+    /// Reads a key: this node's own copy, or with the guarantees asked for.
+    pub async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
+        let shared = &*self.0;
+        if options.quorum.is_some() || options.min_acks.is_some() {
+            return Err(ReadError::Invalid(
+                "quorum and min_acks belong to MODE=quorum; in raft mode ask with consistency=linearizable"
+                    .into(),
+            ));
+        }
+        shared.check_member().map_err(ReadError::Unavailable)?;
+        let deadline = Instant::now() + shared.cluster.settings.read_timeout;
+        if options.is_linearizable {
+            let index = shared.reads.index(deadline).await.map_err(ReadError::Unavailable)?;
+            let is_applied = shared.reader.wait_until(|applied| applied.index >= index);
+            if timeout_at(deadline, is_applied).await.is_err() {
+                let behind =
+                    "this node has not applied the log far enough within READ_TIMEOUT: ask another one";
+                return Err(ReadError::Unavailable(Unavailable::new("not_caught_up", behind)));
+            }
+        }
+        if let Some(min_version) = options.min_version {
+            let is_applied = shared.reader.wait_until(|applied| applied.version >= min_version);
+            if timeout_at(deadline, is_applied).await.is_err() {
+                return Err(ReadError::NotCaughtUp { version: self.version(), min_version });
+            }
+        }
+        Found::live(shared.reader.store().get(key)).ok_or(ReadError::KeyNotFound)
+    }
+
+    /// A page of this node's own live entries, in key order.
+    pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Unavailable> {
+        self.0.check_member()?;
+        Ok(Page { entries: self.0.reader.store().page(prefix, after, limit) })
+    }
+
+    /// The version of the last write applied here.
+    pub fn version(&self) -> Version {
+        self.0.reader.applied().version
+    }
+
+    /// Whether this node belongs to a cluster and knows its leader.
+    pub fn ready(&self) -> Result<(), Unavailable> {
+        self.0.check_member()?;
+        match self.0.cluster.leader() {
+            Some(leader) if leader.is_self => self.0.cluster.check_quorum(),
+            Some(_) => Ok(()),
+            None => Err(Unavailable::new(
+                NO_LEADER,
+                "no leader is known: an election is under way, or no majority is up",
+            )),
+        }
+    }
+
+    /// What this node has to say about itself and, if it leads, about the others.
+    pub fn health(&self) -> Health {
+        self.0.health()
+    }
+
+    /// All members, as this node knows them.
+    pub fn members(&self) -> Vec<MemberHealth> {
+        self.0.cluster.members()
+    }
+
+    /// Removes a member by its name.
+    pub async fn remove_member(&self, node_id: &str) -> Result<(), MemberError> {
+        self.0.cluster.remove_member(node_id).await
+    }
+
+    /// Hands the lead over to a member.
+    pub async fn transfer_lead(&self, node_id: &str) -> Result<(), MemberError> {
+        self.0.cluster.transfer_lead(node_id).await
+    }
+
+    /// Handles a message from another node.
+    pub async fn handle(&self, path: PeerPath, body: Bytes) -> Result<Bytes, Refusal> {
+        let shared = &*self.0;
+        match path {
+            PeerPath::RaftAppend => shared.receiver.append(&body).await,
+            PeerPath::RaftVote => shared.receiver.vote(&body).await,
+            PeerPath::RaftPreVote => shared.receiver.pre_vote(&body).await,
+            PeerPath::RaftTransfer => shared.receiver.transfer(&body).await,
+            PeerPath::RaftSnapshot => shared.receiver.snapshot(&body).await,
+            PeerPath::RaftWrite => {
+                let request: WriteRequest = shared.cluster.peers.receive(&body)?;
+                Ok(encode(&shared.writes.forwarded(request).await))
+            }
+            PeerPath::RaftReadIndex => {
+                let _: ReadIndexRequest = shared.cluster.peers.receive(&body)?;
+                if !shared.cluster.is_leader() {
+                    return Err(refusal(RefusalReason::Unavailable, "this node does not lead"));
+                }
+                let deadline = Instant::now() + shared.cluster.peers.patience;
+                let index = shared.reads.index(deadline).await;
+                let index = index.map_err(|error| refusal(RefusalReason::Unavailable, error.message))?;
+                Ok(encode(&ReadIndexReply { index }))
+            }
+            PeerPath::RaftJoin => Ok(encode(&shared.joins.receive(parse(&body)?)?)),
+            _ => Err(refusal(
+                RefusalReason::InvalidRequest,
+                "this node runs MODE=raft, the message is of MODE=quorum",
+            )),
+        }
+    }
+}
+
+impl Shared {
+    fn check_member(&self) -> Result<(), Unavailable> {
+        if self.cluster.peers.cluster_id().is_some() { Ok(()) } else { Err(not_a_member()) }
+    }
+
+    fn health(&self) -> Health {
+        let leader = self.cluster.leader();
+        let followers = self.cluster.followers();
+        let (storage_id, cluster_id) = (self.cluster.peers.storage_id, self.cluster.peers.cluster_id());
+        let write_quorum = self.cluster.quorum(None).ok();
+        let commit = self.database.stats().commit.summary();
+        let problem =
+            self.database.failure().or_else(|| self.problem(leader.is_some(), followers.as_slice()));
+        let applied = self.reader.applied();
+        let metrics = self.cluster.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_joined = cluster_id.is_some() && self.cluster.is_voter(storage_id);
+        Health {
+            condition: match (is_joined, &problem) {
+                (false, _) => Condition::Recovering,
+                (true, Some(_)) => Condition::Degraded,
+                (true, None) => Condition::Healthy,
+            },
+            role: match metrics.state {
+                ServerState::Leader => Role::Leader,
+                ServerState::Candidate => Role::Candidate,
+                ServerState::Learner => Role::Learner,
+                _ => Role::Follower,
+            },
+            version: applied.version,
+            epoch: String::new(),
+            detail: Detail::Member {
+                term: metrics.current_term,
+                voted_for: self.log.vote().map(|vote| vote.leader_id.voted_for),
+                leader: leader.as_ref().map(|leader| leader.url.clone()),
+                last_contact_ms: match metrics.state {
+                    ServerState::Leader => None,
+                    _ => self.cluster.peers.silence().and_then(|silence| silence.as_millis().try_into().ok()),
+                },
+                leader_id: leader.map(|leader| leader.node_id),
+                commit_index: metrics.local_committed.map_or(0, |committed| committed.index),
+                last_applied: applied.index,
+                storage_id,
+                cluster_id,
+                write_quorum,
+                followers,
+                commit_p50_us: commit.map(|commit| commit.p50_us),
+                commit_p99_us: commit.map(|commit| commit.p99_us),
+            },
+            message: problem,
+        }
+    }
+
+    /// What is not as it should be, in a sentence.
+    fn problem(
+        &self,
+        has_leader: bool,
+        followers: &[crate::replication::outcome::FollowerHealth],
+    ) -> Option<String> {
+        if let Err(unavailable) = self.check_member() {
+            return Some(unavailable.message);
+        }
+        let down = followers.iter().filter(|follower| follower.state == "down").count();
+        match (has_leader, down) {
+            (false, _) => Some("no leader is known: an election is under way, or no majority is up".into()),
+            (true, 0) => None,
+            (true, down) => Some(format!("{down} of {} other members are down", followers.len())),
+        }
+    }
+}
+
+fn config(settings: &Settings) -> Result<Config, openraft::ConfigError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: "quorate".to_owned(),
+        election_timeout_min: millis(settings.election_timeout_min),
+        election_timeout_max: millis(settings.election_timeout_max),
+        heartbeat_interval: millis(settings.heartbeat_interval),
+        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every),
+        max_in_snapshot_log_to_keep: LOG_KEPT.min(settings.snapshot_every),
+        replication_lag_threshold: settings.snapshot_every.saturating_mul(2).saturating_add(LOG_KEPT),
+        purge_batch_size: PURGE_BATCH,
+        enable_pre_vote: Some(true),
+        // A leader that comes back stands for election like everybody else: its state machine starts behind.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    config.validate()
+}
+
+/// Logs who leads, whenever that changes.
+async fn tell_roles(cluster: Arc<Cluster>) {
+    let mut metrics = cluster.core.metrics();
+    let mut told = (ServerState::Learner, 0, None);
+    loop {
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            (metrics.state, metrics.current_term, metrics.current_leader)
+        };
+        if now != told {
+            let (state, term, leader) = now;
+            match (state, leader.and_then(|id| cluster.members().into_iter().find(|m| m.storage_id == id))) {
+                (ServerState::Leader, _) => tracing::info!("leads in term {term}"),
+                (ServerState::Candidate, _) => tracing::info!("stands for election in term {term}"),
+                (_, Some(leader)) => tracing::info!("follows {} in term {term}", leader.node_id),
+                (_, None) => {}
+            }
+            told = now;
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Completes with the reason when openraft has stopped by itself.
+async fn core_failed(core: &Core) -> String {
+    let mut metrics = core.metrics();
+    loop {
+        if let Err(fatal) = &metrics.borrow_and_update().running_state {
+            return fatal.to_string();
+        }
+        if metrics.changed().await.is_err() {
+            return "its task has ended".to_owned();
+        }
+    }
+}
