@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
-use super::leader::{Core, Delays, Phase, Shared, Waited};
+use super::leader::{Core, Delays, Phase, RestsOn, Shared, Waited};
 use super::read::{check_quorum, read_quorum};
 use super::tally::Tally;
 use super::{Environment, FollowerSettings, LeaderSettings, start};
@@ -230,12 +230,13 @@ impl Shared {
                 "min_acks={asked}: it counts followers, so it must be from 1 to {count}"
             )));
         };
-        let (round, held) = {
+        let (round, held, forgotten) = {
             let mut core = self.core.lock();
-            (self.ask_confirmation(&mut core), self.store.get(key))
+            (self.ask_confirmation(&mut core), self.store.get(key), self.store.forgotten_through())
         };
         let version = held.as_ref().map_or(0, |held| held.version);
-        match self.wait_held(version, round, min_acks, deadline).await {
+        let rests_on = RestsOn::new(held.as_ref(), forgotten);
+        match self.wait_held(rests_on, round, min_acks, deadline).await {
             Ok(()) => Found::live(held).ok_or(ReadError::KeyNotFound),
             Err(Waited::Deadline { acks }) => Err(ReadError::NotEnoughAcks { version, acks, min_acks }),
             Err(Waited::Overloaded(unavailable) | Waited::NotServing(unavailable)) => {
@@ -249,7 +250,7 @@ impl Shared {
     pub(super) async fn peek(&self, key: &str) -> Result<PeekReply, Refusal> {
         let deadline = Instant::now() + self.settings.read_timeout;
         let round = self.ask_confirmation(&mut self.core.lock());
-        let waited = self.wait_held(0, round, self.write_quorum(), deadline).await;
+        let waited = self.wait_held(RestsOn::NOTHING, round, self.write_quorum(), deadline).await;
         if let Err(waited) = waited {
             let message = match waited {
                 Waited::Deadline { .. } => "too few followers have confirmed this leader".to_owned(),
