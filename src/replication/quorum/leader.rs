@@ -49,7 +49,8 @@ pub(super) struct Core {
     pub(super) version: Version,
     pub(super) backlog: Backlog,
     pub(super) tally: Tally<oneshot::Sender<usize>>,
-    /// One per link: the followers in the order of `FOLLOWERS`, then those of earlier lists until the leader serves.
+    /// One per follower in the order of `FOLLOWERS`, for what a leader that starts hears of them; once there are links,
+    /// one per link: those of earlier lists come after them, until the leader serves.
     pub(super) progress: Vec<Progress>,
     /// For each link the start of its follower that answered when this leader started.
     pub(super) answered: Vec<Option<Incarnation>>,
@@ -138,7 +139,7 @@ impl Shared {
         self.membership.followers.len()
     }
 
-    /// Progress of the current followers (none before recovery has made the links).
+    /// Progress of the current followers.
     pub(super) fn members<'a>(&self, core: &'a Core) -> &'a [Progress] {
         core.members(self.follower_count())
     }

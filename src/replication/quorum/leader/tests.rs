@@ -80,7 +80,7 @@ pub(in super::super) fn recovering(followers: usize, write_quorum: usize, max_ta
         version: 0,
         backlog: Backlog::new(1, settings.backlog_max_bytes),
         tally: Tally::new(1, settings.tally_slots()),
-        progress: Vec::new(),
+        progress: membership.followers.iter().map(|_| Progress::new(5)).collect(),
         answered: Vec::new(),
         obligations: Vec::new(),
         earlier: Vec::new(),
