@@ -218,8 +218,12 @@ impl From<ReadError> for Failure {
             ReadError::NotEnoughAcks { version, acks, min_acks } => Failure::new(
                 Code::NotEnoughAcks,
                 format!(
-                    "{acks} followers, not {min_acks}, held version {version} of the key and confirmed this leader \
-                     within READ_TIMEOUT; try again, or ask for fewer"
+                    "{acks} followers, not {min_acks}, {} and confirmed this leader within READ_TIMEOUT; try again, or \
+                     ask for fewer",
+                    match version {
+                        0 => "were known to lack the key as this node does".to_owned(),
+                        version => format!("held version {version} of the key"),
+                    }
                 ),
             )
             .with("version", version)
@@ -291,6 +295,17 @@ mod tests {
             let (got, body) = answer(error.clone().into()).await;
             assert_eq!(got, status, "{error:?}");
             assert_ne!(body["error"], "quorum_timeout");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_says_what_too_few_followers_held() {
+        for (version, expected) in [(7, "held version 7 of the key"), (0, "lack the key")] {
+            let (status, body) =
+                answer(ReadError::NotEnoughAcks { version, acks: 2, min_acks: 3 }.into()).await;
+            assert_eq!((status, &body["error"]), (504, &"not_enough_acks".into()));
+            let message = body["message"].as_str().unwrap();
+            assert!(message.starts_with("2 followers, not 3, ") && message.contains(expected), "{message}");
         }
     }
 

@@ -93,7 +93,7 @@ enum DetailAnswer {
 struct FollowerAnswer {
     node_id: Option<String>,
     url: String,
-    /// `up`, `down` or `catching_up`
+    /// `up`, `catching_up` (it answers, and does not hold the whole state of this epoch yet) or `down`
     state: &'static str,
     /// Every version up to this one is acknowledged.
     acked_version: u64,

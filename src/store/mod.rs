@@ -15,7 +15,7 @@ mod entry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::RwLock;
@@ -46,6 +46,7 @@ pub struct Store {
     map: DashMap<Key, Versioned>,
     index: RwLock<Index>,
     tombstone_count: AtomicUsize,
+    forgotten_through: AtomicU64,
 }
 
 impl Store {
@@ -96,6 +97,9 @@ impl Store {
         let mut index = self.index.write();
         let kept = index.tombstones.split_off(&through.saturating_add(1));
         let dropped = std::mem::replace(&mut index.tombstones, kept);
+        if let Some((version, _)) = dropped.last_key_value() {
+            self.forgotten_through.fetch_max(*version, Ordering::Relaxed);
+        }
         for (version, key) in &dropped {
             // Only if the tombstone is still what the key holds: a newer write has taken it off the list otherwise.
             if self.map.remove_if(&**key, |_, held| held.version == *version).is_some() {
@@ -115,6 +119,12 @@ impl Store {
     /// Tombstones held.
     pub fn tombstones(&self) -> usize {
         self.tombstone_count.load(Ordering::Relaxed)
+    }
+
+    /// The highest version whose tombstone was dropped: a key of which there is no trace was never written here, or was
+    /// deleted at a version up to this one.
+    pub fn forgotten_through(&self) -> Version {
+        self.forgotten_through.load(Ordering::Relaxed)
     }
 
     /// Up to `limit` live entries whose key starts with `prefix` and comes after `after`, in key order.
@@ -210,6 +220,8 @@ mod tests {
                 model.insert(e.key.clone(), Versioned { version: e.version, value: e.value.clone() });
             }
             store.drop_tombstones(drop_through);
+            let dropped = model.values().filter(|held| held.value.is_none() && held.version <= drop_through);
+            prop_assert_eq!(store.forgotten_through(), dropped.map(|held| held.version).max().unwrap_or(0));
             model.retain(|_, held| held.value.is_some() || held.version > drop_through);
             for key in 0..8 {
                 let key = format!("k{key}");

@@ -363,6 +363,9 @@ async fn a_loss_is_accepted_only_by_its_name() {
     .await;
     let (_, health) = cluster.get(0, "/health").await;
     assert_eq!(health["recovery"]["missing"], json!([urls[1]]), "{health}");
+    let heard = |place: usize| (&health["followers"][place]["node_id"], &health["followers"][place]["state"]);
+    assert_eq!(heard(0), (&json!("follower-1"), &json!("catching_up")), "it has answered");
+    assert_eq!(heard(1), (&Value::Null, &json!("down")));
     let epoch = &health["recovery"]["epoch"];
     let (status, answer) = cluster.post(0, "/recover", r#"{"epoch":"1-00000000000000ff"}"#).await;
     assert_eq!((status, &answer["error"]), (503, &json!("unavailable")), "{answer}");

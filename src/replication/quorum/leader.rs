@@ -4,6 +4,7 @@
 //! a write checks, takes its version, goes into the backlog, the store and the tally in one go. The links ([`super::link`])
 //! are woken afterwards and do the sending; the client waits on its tally.
 
+use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backlog::{Backlog, Encoded};
 use super::progress::Progress;
+use super::ranges::Versions;
 use super::tally::{FOLLOWERS_MAX, Tally};
 use super::{DelayRange, Environment, LeaderSettings};
 use crate::address::PeerUrl;
@@ -47,7 +49,8 @@ pub(super) struct Core {
     pub(super) version: Version,
     pub(super) backlog: Backlog,
     pub(super) tally: Tally<oneshot::Sender<usize>>,
-    /// One per link: the followers in the order of `FOLLOWERS`, then those of earlier lists until the leader serves.
+    /// One per follower in the order of `FOLLOWERS`, for what a leader that starts hears of them; once there are links,
+    /// one per link: those of earlier lists come after them, until the leader serves.
     pub(super) progress: Vec<Progress>,
     /// For each link the start of its follower that answered when this leader started.
     pub(super) answered: Vec<Option<Incarnation>>,
@@ -136,7 +139,7 @@ impl Shared {
         self.membership.followers.len()
     }
 
-    /// Progress of the current followers (none before recovery has made the links).
+    /// Progress of the current followers.
     pub(super) fn members<'a>(&self, core: &'a Core) -> &'a [Progress] {
         core.members(self.follower_count())
     }
@@ -174,9 +177,9 @@ impl Shared {
         *through.select_nth_unstable_by(self.write_quorum() - 1, |a, b| b.cmp(a)).1
     }
 
-    /// Complete followers that hold `version`.
-    fn holders(&self, core: &Core, version: Version) -> usize {
-        self.members(core).iter().filter(|p| p.is_complete() && p.held().contains(version)).count()
+    /// Complete followers that hold what an answer rests on.
+    fn holders(&self, core: &Core, rests_on: RestsOn) -> usize {
+        self.members(core).iter().filter(|p| p.is_complete() && rests_on.is_within(p.held())).count()
     }
 
     /// Complete followers that have confirmed this leader in `round` or later.
@@ -266,7 +269,8 @@ impl Shared {
         let encoder = EntryEncoder::new(&write);
         let mut core = self.core.lock();
         self.check_serving(&core)?;
-        if let Err(failed) = precondition(&write, self.store.get(&write.key)) {
+        let (held, forgotten) = (self.store.get(&write.key), self.store.forgotten_through());
+        if let Err(failed) = precondition(&write, held, forgotten) {
             let round = self.ask_confirmation(&mut core);
             return Err(NotStored::Forbidden(failed, round));
         }
@@ -332,8 +336,8 @@ impl Shared {
             Err(Waited::Deadline { acks }) => WriteError::Refused(Unavailable::new(
                 "unsettled",
                 format!(
-                    "the key's version {} does not fit the request, but only {acks} of {needed} followers hold it and have \
-                     confirmed this leader: nothing was stored, try again",
+                    "the request does not fit the key as the leader holds it ({}), but only {acks} of {needed} followers \
+                     hold it so and have confirmed this leader: nothing was stored, try again",
                     failed.rests_on
                 ),
             )),
@@ -349,17 +353,18 @@ impl Shared {
         core.rounds
     }
 
-    /// Waits until `needed` complete followers hold `version` and as many have confirmed this leader in `round`.
+    /// Waits until `needed` complete followers hold what an answer rests on and as many have confirmed this leader in
+    /// `round`.
     pub(super) async fn wait_held(
         &self,
-        version: Version,
+        rests_on: RestsOn,
         round: u64,
         needed: usize,
         deadline: Instant,
     ) -> Result<(), Waited> {
         let check = |core: &Core| {
             self.check_serving(core).map_err(Waited::NotServing)?;
-            let acks = self.holders(core, version).min(self.confirmers(core, round));
+            let acks = self.holders(core, rests_on).min(self.confirmers(core, round));
             if acks >= needed { Ok(()) } else { Err(Waited::Deadline { acks }) }
         };
         self.wait_until(check, deadline).await
@@ -541,15 +546,54 @@ impl From<Unavailable> for NotStored {
     }
 }
 
+/// What an answer about a key rests on: what a follower must hold for the answer to outlive the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RestsOn {
+    /// This version of the key, a value or a tombstone.
+    Version(Version),
+    /// That there is no trace of the key. If it was deleted, and the tombstone dropped since, nobody knows at which
+    /// version: any up to this one.
+    Absence(Version),
+}
+
+impl RestsOn {
+    /// Nothing that a complete follower could lack.
+    pub(super) const NOTHING: RestsOn = RestsOn::Absence(0);
+
+    /// What is said of a key rests on what the store has of it, or has `forgotten` of all keys.
+    pub(super) fn new(held: Option<&Versioned>, forgotten: Version) -> RestsOn {
+        held.map_or(RestsOn::Absence(forgotten), |held| RestsOn::Version(held.version))
+    }
+
+    fn is_within(self, held: &Versions) -> bool {
+        match self {
+            RestsOn::Version(version) => held.contains(version),
+            RestsOn::Absence(through) => held.through() >= through,
+        }
+    }
+}
+
+impl fmt::Display for RestsOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RestsOn::Version(version) => write!(f, "version {version}"),
+            RestsOn::Absence(_) => f.write_str("absent"),
+        }
+    }
+}
+
 /// A write that its precondition forbids.
 struct FailedPrecondition {
     error: WriteError,
-    /// The version the refusal rests on (0: the key was never written).
-    rests_on: Version,
+    rests_on: RestsOn,
 }
 
-fn precondition(write: &Write, held: Option<Versioned>) -> Result<(), FailedPrecondition> {
-    let rests_on = held.as_ref().map_or(0, |held| held.version);
+fn precondition(
+    write: &Write,
+    held: Option<Versioned>,
+    forgotten: Version,
+) -> Result<(), FailedPrecondition> {
+    let rests_on = RestsOn::new(held.as_ref(), forgotten);
     let version = held.filter(|held| held.value.is_some()).map_or(0, |held| held.version);
     match write.if_version {
         Some(wanted) if wanted != version => {

@@ -39,7 +39,8 @@
 //!    as many: no version is ever used twice.
 //! 9. *Start.* See [`recovery`]: which answers are enough, and whose obligations are inherited.
 //! 10. *Tombstones* are dropped below the backlog's floor, by the leader once W followers hold all up to there, by
-//!     a follower once it does itself; by nobody into a stage.
+//!     a follower once it does itself; by nobody into a stage. That a key is absent then rests on every version up to
+//!     the last one dropped.
 //!
 //! # Who does what
 //!

@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
-use super::leader::{Core, Delays, Phase, Shared, Waited};
+use super::leader::{Core, Delays, Phase, RestsOn, Shared, Waited};
+use super::progress::Progress;
 use super::read::{check_quorum, read_quorum};
 use super::tally::Tally;
 use super::{Environment, FollowerSettings, LeaderSettings, start};
@@ -51,13 +52,14 @@ impl Quorum {
             max_tail: settings.max_tail,
             uncounted: BTreeMap::new(),
         };
+        let unheard = settings.followers.iter().map(|_| Progress::new(settings.max_missed_heartbeats));
         let core = Core {
             phase: Phase::Recovering,
             epoch: Epoch { number: 0, leader: incarnation },
             version: 0,
             backlog: Backlog::new(1, settings.backlog_max_bytes),
             tally: Tally::new(1, settings.tally_slots()),
-            progress: Vec::new(),
+            progress: unheard.collect(),
             answered: Vec::new(),
             obligations: Vec::new(),
             earlier: Vec::new(),
@@ -230,12 +232,13 @@ impl Shared {
                 "min_acks={asked}: it counts followers, so it must be from 1 to {count}"
             )));
         };
-        let (round, held) = {
+        let (round, held, forgotten) = {
             let mut core = self.core.lock();
-            (self.ask_confirmation(&mut core), self.store.get(key))
+            (self.ask_confirmation(&mut core), self.store.get(key), self.store.forgotten_through())
         };
         let version = held.as_ref().map_or(0, |held| held.version);
-        match self.wait_held(version, round, min_acks, deadline).await {
+        let rests_on = RestsOn::new(held.as_ref(), forgotten);
+        match self.wait_held(rests_on, round, min_acks, deadline).await {
             Ok(()) => Found::live(held).ok_or(ReadError::KeyNotFound),
             Err(Waited::Deadline { acks }) => Err(ReadError::NotEnoughAcks { version, acks, min_acks }),
             Err(Waited::Overloaded(unavailable) | Waited::NotServing(unavailable)) => {
@@ -249,7 +252,7 @@ impl Shared {
     pub(super) async fn peek(&self, key: &str) -> Result<PeekReply, Refusal> {
         let deadline = Instant::now() + self.settings.read_timeout;
         let round = self.ask_confirmation(&mut self.core.lock());
-        let waited = self.wait_held(0, round, self.write_quorum(), deadline).await;
+        let waited = self.wait_held(RestsOn::NOTHING, round, self.write_quorum(), deadline).await;
         if let Err(waited) = waited {
             let message = match waited {
                 Waited::Deadline { .. } => "too few followers have confirmed this leader".to_owned(),
@@ -270,20 +273,19 @@ impl Shared {
         })
     }
 
-    fn health(&self) -> Health {
+    pub(super) fn health(&self) -> Health {
         let core = self.core.lock();
         let members = self.members(&core);
-        let followers = self.membership.followers.iter().enumerate().map(|(index, url)| {
-            let progress = members.get(index);
-            let acked_version = progress.map_or(0, |progress| progress.held().through());
+        let followers = self.membership.followers.iter().zip(members).map(|(url, progress)| {
+            let acked_version = progress.held().through();
             FollowerHealth {
-                node_id: progress.and_then(|progress| progress.node_id()).map(str::to_owned),
+                node_id: progress.node_id().map(str::to_owned),
                 url: url.to_string(),
-                state: progress.map_or("down", |progress| progress.word()),
+                state: progress.word(),
                 acked_version,
                 lag: core.version.saturating_sub(acked_version),
-                missed_heartbeats: progress.map_or(0, |progress| progress.missed()),
-                problem: progress.and_then(|progress| progress.problem()).map(str::to_owned),
+                missed_heartbeats: progress.missed(),
+                problem: progress.problem().map(str::to_owned),
             }
         });
         let refusal = self.check_serving(&core).err();

@@ -151,7 +151,7 @@ impl Progress {
         is_news
     }
 
-    /// `up`, `down` or `catching_up`.
+    /// `up`, `catching_up` (it answers, and is not complete) or `down`.
     pub fn word(&self) -> &'static str {
         match () {
             () if !self.up => "down",

@@ -115,6 +115,7 @@ impl<'a> Recovery<'a> {
                     memberships.flat_map(|membership| membership.followers.iter().cloned()).collect();
                 let incarnation = reply.incarnation;
                 tracing::debug!(follower = %url, state = ?reply.complete, "promised");
+                self.heard(&url, |progress| progress.promised(incarnation, reply.node_id));
                 self.answers.insert(url, Answer { incarnation, complete: reply.complete });
                 let new: Vec<PeerUrl> = named.difference(&self.asked).cloned().collect();
                 self.asked.extend(new.iter().cloned());
@@ -122,6 +123,7 @@ impl<'a> Recovery<'a> {
             }
             Err(CallError::Refused(refusal)) => match refusal.promised {
                 Some(promised) if promised > self.epoch => {
+                    self.heard(&url, Progress::alive);
                     self.outbids += 1;
                     if self.outbids > OUTBIDS_MAX {
                         return Err(promised);
@@ -133,10 +135,27 @@ impl<'a> Recovery<'a> {
                 }
                 _ => {
                     tracing::warn!(follower = %url, %refusal, "it does not promise");
+                    self.heard(&url, |progress| {
+                        progress.set_problem(refusal.to_string());
+                    });
                     Ok(vec![(url, true)])
                 }
             },
-            Err(_) => Ok(vec![(url, true)]),
+            Err(_) => {
+                self.heard(&url, |progress| {
+                    progress.went_down();
+                });
+                Ok(vec![(url, true)])
+            }
+        }
+    }
+
+    /// Takes note of what an answer, or none, says about one of the followers: for `/health`. The links begin anew.
+    fn heard(&self, url: &PeerUrl, note: impl FnOnce(&mut Progress)) {
+        let place = self.shared.membership.followers.iter().position(|follower| follower == url);
+        let mut core = self.shared.core.lock();
+        if let Some(progress) = place.and_then(|place| core.progress.get_mut(place)) {
+            note(progress);
         }
     }
 
@@ -195,7 +214,9 @@ impl<'a> Recovery<'a> {
         core.version = version;
         core.backlog = Backlog::new(version + 1, shared.settings.backlog_max_bytes);
         core.tally = Tally::new(version + 1, shared.settings.tally_slots());
-        core.progress = urls.iter().map(|_| Progress::new(shared.settings.max_missed_heartbeats)).collect();
+        // Whoever answered is up until the link finds otherwise; all else it has to show again.
+        core.progress.resize(urls.len(), Progress::new(shared.settings.max_missed_heartbeats));
+        core.progress.iter_mut().for_each(Progress::restarted);
         let answered = |url| self.answers.get(url).map(|answer| answer.incarnation);
         core.answered = urls.iter().map(answered).collect();
         core.obligations = self.obligations(obligations, &urls);

@@ -80,7 +80,7 @@ pub(in super::super) fn recovering(followers: usize, write_quorum: usize, max_ta
         version: 0,
         backlog: Backlog::new(1, settings.backlog_max_bytes),
         tally: Tally::new(1, settings.tally_slots()),
-        progress: Vec::new(),
+        progress: membership.followers.iter().map(|_| Progress::new(5)).collect(),
         answered: Vec::new(),
         obligations: Vec::new(),
         earlier: Vec::new(),
@@ -203,7 +203,7 @@ fn an_answer_of_a_start_that_is_no_more_is_not_believed() {
     let (version, mut answer) = store(&shared, put("a", Some("1")));
     shared.acked(0, Incarnation(9), &[version]);
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
-    assert_eq!(shared.holders(&shared.core.lock(), version), 0);
+    assert_eq!(shared.holders(&shared.core.lock(), RestsOn::Version(version)), 0);
     // It restarted while a batch was on its way: that one is another's.
     shared.forget(&mut shared.core.lock(), 1);
     ack(&shared, 1, version);
@@ -224,7 +224,7 @@ fn a_staging_follower_counts_for_nothing_and_then_for_all_at_once() {
     assert_eq!(during.try_recv(), Err(TryRecvError::Empty));
     let core = shared.core.lock();
     assert_eq!(
-        (shared.holders(&core, version), shared.confirmers(&core, 0), shared.stable(&core)),
+        (shared.holders(&core, RestsOn::Version(version)), shared.confirmers(&core, 0), shared.stable(&core)),
         (1, 2, 0)
     );
     assert_eq!(shared.check_followers(&core, 3).unwrap_err().reason, "followers_down");
@@ -241,7 +241,7 @@ fn a_follower_of_an_earlier_list_counts_for_nothing() {
         ack(&shared, link, version);
     }
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
-    assert_eq!(shared.holders(&shared.core.lock(), version), 1);
+    assert_eq!(shared.holders(&shared.core.lock(), RestsOn::Version(version)), 1);
 }
 
 // ---- admission --------------------------------------------------------------------------------------------------
@@ -342,6 +342,43 @@ async fn a_read_with_min_acks_rests_on_a_version_that_n_hold_and_a_leader_that_n
     ack(&shared, 2, version);
     assert_eq!(read(3, &[0, 1]).await, too_few(2, 3));
     assert_eq!(read(3, &[0, 1, 2]).await, found);
+}
+
+/// Keeps out: once its tombstone was dropped, a deleted key was taken for gone everywhere, whoever was still to hear of
+/// the delete.
+#[tokio::test(start_paused = true)]
+async fn the_absence_of_a_key_rests_on_every_delete_that_was_forgotten() {
+    let shared = serving(3, 2, 100);
+    let read = async |key, min_acks| {
+        let options = ReadOptions { min_acks: Some(min_acks), ..ReadOptions::default() };
+        tokio::join!(shared.read(key, options), confirm(&shared, &[0, 1, 2])).0
+    };
+    let delete = async || tokio::join!(shared.write(put("a", None)), confirm(&shared, &[0, 1, 2])).0;
+    let is_unsettled =
+        |answer| matches!(answer, Err(WriteError::Refused(refusal)) if refusal.reason == "unsettled");
+    let too_few = |acks, min_acks| Err(ReadError::NotEnoughAcks { version: 0, acks, min_acks });
+    assert_eq!(read("a", 3).await, Err(ReadError::KeyNotFound), "nothing was ever deleted");
+
+    store(&shared, put("a", Some("1")));
+    let (deleted, _) = store(&shared, put("a", None));
+    // So many more that the backlog has lost the delete.
+    let last = (0..10).fold(deleted, |_, _| store(&shared, put("b", Some("1"))).0);
+    for link in [0, 1] {
+        (1..=last).for_each(|version| ack(&shared, link, version));
+    }
+    (1..=last).filter(|version| *version != deleted).for_each(|version| ack(&shared, 2, version));
+    store(&shared, put("b", Some("2")));
+    assert_eq!((shared.store.get("a"), shared.store.forgotten_through()), (None, deleted));
+    assert_eq!(read("a", 2).await, Err(ReadError::KeyNotFound));
+    assert_eq!(read("a", 3).await, too_few(2, 3), "one has not heard of the delete");
+    assert_eq!(delete().await, Err(WriteError::KeyNotFound));
+
+    shared.forget(&mut shared.core.lock(), 0);
+    assert_eq!(read("a", 2).await, too_few(1, 2), "and one of the two that had has restarted");
+    assert!(is_unsettled(delete().await));
+    ack(&shared, 2, deleted);
+    assert_eq!(read("a", 2).await, Err(ReadError::KeyNotFound));
+    assert_eq!(delete().await, Err(WriteError::KeyNotFound));
 }
 
 #[tokio::test(start_paused = true)]
@@ -465,10 +502,12 @@ fn the_encoder_agrees_with_serde() {
 fn a_tombstone_is_no_key_but_a_refusal_rests_on_it() {
     let write = |value, if_version| Write { if_version, ..put("a", value) };
     let tombstone = Some(Versioned { version: 9, value: None });
-    let failed = precondition(&write(None, None), tombstone.clone()).err().unwrap();
-    assert_eq!((failed.error, failed.rests_on), (WriteError::KeyNotFound, 9));
-    let failed = precondition(&write(Some("1"), Some(9)), tombstone.clone()).err().unwrap();
-    assert_eq!((failed.error, failed.rests_on), (WriteError::VersionMismatch { version: 0 }, 9));
-    assert!(precondition(&write(Some("1"), Some(0)), tombstone).is_ok());
-    assert!(precondition(&write(None, Some(0)), None).is_err_and(|f| f.error == WriteError::KeyNotFound));
+    let failed = precondition(&write(None, None), tombstone.clone(), 12).err().unwrap();
+    assert_eq!((failed.error, failed.rests_on), (WriteError::KeyNotFound, RestsOn::Version(9)));
+    let failed = precondition(&write(Some("1"), Some(9)), tombstone.clone(), 12).err().unwrap();
+    let expected = (WriteError::VersionMismatch { version: 0 }, RestsOn::Version(9));
+    assert_eq!((failed.error, failed.rests_on), expected);
+    assert!(precondition(&write(Some("1"), Some(0)), tombstone, 12).is_ok());
+    let failed = precondition(&write(None, Some(0)), None, 12).err().unwrap();
+    assert_eq!((failed.error, failed.rests_on), (WriteError::KeyNotFound, RestsOn::Absence(12)));
 }

@@ -2,6 +2,8 @@
 
 use super::super::leader::tests::{incarnation, recovering, url};
 use super::*;
+use crate::replication::outcome::Detail;
+use crate::wire::{Refusal, RefusalReason, Success};
 
 fn membership(followers: impl IntoIterator<Item = usize>, write_quorum: usize) -> Membership {
     let followers = followers.into_iter().map(url).collect();
@@ -61,6 +63,54 @@ async fn earlier_lists_are_honoured_until_this_epoch_serves() {
     let expected: [(&[usize], usize); 3] = [(&[3, 4], 2), (&[0, 3, 5], 2), (&[0, 1, 2], 2)];
     assert_eq!(obligations, expected, "max(old W, new W) of each old list, W of its own");
     assert!(matches!(core.phase, Phase::Recovering));
+}
+
+/// Keeps out: all followers were `down` in `/health` until the leader had its store, those it was reading from too.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_starts_tells_of_its_followers_what_it_has_heard() {
+    let shared = recovering(4, 2, 10);
+    let mut recovery = Recovery::new(&shared);
+    let states = || match shared.health().detail {
+        Detail::Leader { followers, .. } => {
+            followers.into_iter().map(|f| (f.state, f.node_id, f.problem)).collect::<Vec<_>>()
+        }
+        Detail::Follower { .. } => panic!("asked a leader"),
+    };
+    let unheard = ("down", None, None);
+    assert_eq!(states(), vec![unheard.clone(); 4]);
+
+    let epoch = recovery.epoch;
+    let promise = |n| PromiseReply {
+        status: Success::Success,
+        node_id: format!("f{n}"),
+        incarnation: incarnation(n),
+        promised: epoch,
+        complete: None,
+    };
+    let refused = |reason, promised| {
+        let message = "no".to_owned();
+        Err(CallError::Refused(Refusal { reason, message, promised, incarnation: None }))
+    };
+    let higher = Epoch { number: epoch.number + 1, ..epoch };
+    let silence = || Err(CallError::NoAnswer("deadline".into()));
+    for (n, answer) in [
+        (0, Ok(promise(0))),
+        (1, refused(RefusalReason::Unauthorized, None)),
+        (2, silence()),
+        // Outbid: from here on it is another epoch.
+        (3, refused(RefusalReason::StaleEpoch, Some(higher))),
+    ] {
+        recovery.answered((url(n), epoch, answer)).unwrap();
+    }
+    let promised = ("catching_up", Some("f0".to_owned()), None);
+    let answered = ("catching_up", None, None);
+    let [_, (state, _, problem), ..] = &states()[..] else { panic!("four followers") };
+    assert!(*state == "down" && problem.as_ref().is_some_and(|problem| problem.contains("no")));
+    assert_eq!((&states()[0], &states()[2], &states()[3]), (&promised, &unheard, &answered));
+
+    recovery.begin(None, vec![]);
+    assert_eq!((&states()[0], &states()[2]), (&promised, &unheard), "until the links know better");
+    assert!(shared.core.lock().progress.iter().all(|progress| progress.incarnation().is_none()));
 }
 
 #[tokio::test(start_paused = true)]
