@@ -74,7 +74,7 @@ async fn a_leader_that_starts_tells_of_its_followers_what_it_has_heard() {
         Detail::Leader { followers, .. } => {
             followers.into_iter().map(|f| (f.state, f.node_id, f.problem)).collect::<Vec<_>>()
         }
-        Detail::Follower { .. } => panic!("asked a leader"),
+        _ => panic!("asked a leader"),
     };
     let unheard = ("down", None, None);
     assert_eq!(states(), vec![unheard.clone(); 4]);
