@@ -14,7 +14,7 @@ RUN mkdir src \
     && echo 'fn main() {}' >>src/main.rs \
     && cargo build --release --locked \
     && cargo clean --release --package quorate
-COPY src src
+COPY . .
 RUN cargo build --release --locked --bin quorate
 
 FROM gcr.io/distroless/cc-debian12:nonroot

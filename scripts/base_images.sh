@@ -27,11 +27,10 @@ fi
 
 is_there() { docker image inspect "$1" >/dev/null 2>&1; }
 
-# debian OPTION…: the file system of a Debian on standard output, without documentation and what is this machine's own.
+# debian OPTION…: the file system of a Debian on standard output, without what nobody reads in a container.
 debian() {
   mmdebstrap --quiet --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/lib/*/gconv/*' "$@" \
-    --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"' "$suite" -
+    --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/lib/*/gconv/*' "$@" "$suite" -
 }
 
 make_rust_image() {
@@ -64,12 +63,13 @@ make_rust_image() {
 }
 
 make_node_image() {
+  # Packages that are only unpacked know of no later hook. The last one takes away what is this machine's own.
   debian --variant=extract --include=base-files,libc6,libgcc-s1,netbase \
-    --customize-hook='echo "root:x:0:0:root:/root:/sbin/nologin" >"$1/etc/passwd"' \
-    --customize-hook='echo "nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin" >>"$1/etc/passwd"' \
-    --customize-hook='printf "%s\n" root:x:0: nonroot:x:65532: >"$1/etc/group"' \
-    --customize-hook='install --directory --owner=65532 --group=65532 --mode=700 "$1/home/nonroot"' \
-    --customize-hook='rm -r "$1/etc/apt" "$1/var/cache" "$1/var/lib" "$1/usr/bin"' |
+    --extract-hook='echo "root:x:0:0:root:/root:/sbin/nologin" >"$1/etc/passwd"' \
+    --extract-hook='echo "nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin" >>"$1/etc/passwd"' \
+    --extract-hook='printf "%s\n" root:x:0: nonroot:x:65532: >"$1/etc/group"' \
+    --extract-hook='install --directory --owner=65532 --group=65532 --mode=700 "$1/home/nonroot"' \
+    --extract-hook='rm "$1/etc/resolv.conf" "$1/etc/hostname"' |
     docker import --change "LABEL $label" --change 'USER 65532' --change 'WORKDIR /home/nonroot' \
       --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$node_image" >/dev/null
 }
@@ -80,7 +80,11 @@ case ${1:-} in
       image=${kind}_image
       if is_there "${!image}"; then continue; fi
       echo "making ${!image}"
-      "make_$image"
+      if ! "make_$image"; then
+        # Of what had come through the pipe until then.
+        docker image rm --force "${!image}" >/dev/null
+        exit 1
+      fi
     done
     ;;
   remove)
