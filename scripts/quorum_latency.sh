@@ -7,9 +7,10 @@
 # cluster that is up is measured as it is, and keeps the keys that were written; where there is none, one is started for
 # the measurement and taken down after it. Exit code 1 if a follower ends up different from the leader.
 set -euo pipefail
-compose=$(realpath "$(dirname "$0")/compose.sh")
+root=$(realpath "$(dirname "$0")/..")
+compose=$root/scripts/compose.sh
 
-folder=${1:-$(dirname "$compose")/../target/quorum_latency}
+folder=${1:-$root/target/quorum_latency}
 shift || true
 mkdir -p "$folder"
 
