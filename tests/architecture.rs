@@ -595,6 +595,24 @@ fn papers() -> Vec<(String, String)> {
     [(read("README.md"), String::new())].into_iter().chain(docs).collect()
 }
 
+/// Variables that a Dockerfile or a compose file gives to nodes and that are no settings: `ENV A=1 B=2`, `A: 1`.
+fn check_environment(file: &str, known: &[&str]) -> Vec<String> {
+    let is_name = |text: &str| text.len() > 1 && text.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let words = file.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(|line| {
+        let pairs = line.strip_prefix("ENV ");
+        let (text, end) = pairs.map_or((line, ':'), |pairs| (pairs, '='));
+        text.split(' ')
+            .filter_map(move |word| if end == ':' { word.strip_suffix(end) } else { word.split(end).next() })
+    });
+    let named: Vec<&str> = words.filter(|word| is_name(word)).collect();
+    assert!(!named.is_empty(), "no variable is given");
+    named
+        .into_iter()
+        .filter(|name| !known.contains(name))
+        .map(|name| format!("{name} is no setting"))
+        .collect()
+}
+
 /// Whether one of the lines is this one, apart from blanks at its ends.
 fn has_line(text: &str, line: &str) -> bool {
     text.lines().any(|other| other.trim() == line)
@@ -811,12 +829,26 @@ fn constants_and_tests_that_the_architecture_names_are_in_the_code() {
 }
 
 #[test]
+fn containers_are_given_settings_that_there_are() {
+    let mut known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+    assert_eq!(check_environment(&read("docker-compose.yml"), &known), Vec::<String>::new());
+    known.extend(["QUORATE_URL", "CARGO_PROFILE_RELEASE_DEBUG"]);
+    assert_eq!(check_environment(&read("Dockerfile"), &known), Vec::<String>::new());
+
+    assert!(check_environment("ENV HOST=a PORT=1\n# NO: x", &known).is_empty());
+    assert_eq!(check_environment("ENV HOST=a PROT=1", &known).len(), 1);
+    assert_eq!(check_environment("environment: { <<: *node, NODE: follower1 }", &known).len(), 1);
+    assert_eq!(check_environment("  PORT: 1\n  WRITE_QUORUMS: ${WRITE_QUORUM:-3}", &known).len(), 1);
+}
+
+#[test]
 fn ci_runs_what_the_readme_says() {
     let (readme, check, ci) = (read("README.md"), read("scripts/check.sh"), read(".ci/run"));
     assert!(has_line(&readme, "cargo test") && has_line(&check, "step cargo test"));
     assert!(has_line(&readme, "cargo run --release -- bench"));
     assert!(ci.lines().any(|line| line.starts_with("scripts/check.sh")));
     assert!(ci.lines().any(|line| line.starts_with("cargo run --release -- bench ")));
+    assert!(ci.lines().any(|line| line.trim_start().starts_with("scripts/docker_test.sh")));
     assert!(!has_line("# cargo test\ncargo test --lib", "cargo test"));
 }
 
