@@ -86,6 +86,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("url", &["address"]),
     ("clap", &["cli", "main"]),
     ("indicatif", &["cli::bench"]),
+    ("plotters", &["cli::bench::report::picture"]),
+    ("maud", &["cli::bench::report::page"]),
+    ("humantime", &["cli::bench::machine"]),
     ("tracing_subscriber", &["cli::serve"]),
     ("rustix", &["cli::serve", "cli::cluster::local", "cli::bench::cost", "timer"]),
 ];
@@ -106,6 +109,12 @@ const PURE: &[&str] = &[
     "store/mod.rs",
     "store/entry.rs",
     "cli/bench/report.rs",
+    "cli/bench/report/axis.rs",
+    "cli/bench/report/gallery.rs",
+    "cli/bench/report/numbers.rs",
+    "cli/bench/report/page.rs",
+    "cli/bench/report/picture.rs",
+    "cli/bench/report/text.rs",
     "cli/bench/compare.rs",
 ];
 const IMPURE: &[&str] = &[
