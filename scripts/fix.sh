@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Repairs what can be repaired without thinking: format, and the lints that know their own remedy. Writes into src
-# and tests; scripts/check.sh says what is left.
+# Repairs what can be repaired without thinking: format, and the lints that know their own remedy. Writes into src,
+# tests and examples; scripts/check.sh says what is left.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -34,6 +34,11 @@ impl PeerUrl {
         }
     }
 
+    /// `host:port`: where to connect to.
+    pub fn authority(&self) -> &str {
+        self.0.trim_start_matches("http://")
+    }
+
     /// The normalised URL.
     pub fn as_str(&self) -> &str {
         &self.0

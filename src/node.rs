@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::address::PeerUrl;
 use crate::config::{Config, Limits, RoleConfig};
-use crate::http::{self, Api};
+use crate::http::{self, Api, Routes};
 use crate::replication::Replication;
 use crate::replication::quorum::{Environment, FollowerSettings, LeaderSettings, Quorum};
 use crate::tasks::Tasks;
@@ -56,8 +56,8 @@ impl Node {
         let replication = build_replication(&config, addr, &replication_tasks)?;
         let Config { node_id, cluster_token, limits, .. } = config;
         let shutdown_timeout = limits.shutdown_timeout;
-        let router = http::router(Api { node_id, cluster_token, limits: limits.clone(), replication });
-        connections.spawn("accept", http::serve(listener, router, limits, connections.clone()));
+        let routes = Routes::new(Api { node_id, cluster_token, limits: limits.clone(), replication });
+        connections.spawn("accept", http::serve(listener, routes, limits, connections.clone()));
         Ok(Node { addr, shutdown_timeout, connections, replication: replication_tasks })
     }
 
@@ -90,7 +90,8 @@ impl Node {
 /// Builds this node's part in replication; its tasks go into `tasks`. `addr` is where the node listens: what it
 /// advertises unless `ADVERTISE` says otherwise.
 fn build_replication(config: &Config, addr: SocketAddr, tasks: &Tasks) -> Result<Replication, StartError> {
-    let transport = HttpTransport::new(config.cluster_token.as_deref()).map_err(StartError::Client)?;
+    let transport = HttpTransport::new(config.cluster_token.as_deref(), config.limits.max_peer_body_bytes)
+        .map_err(StartError::Client)?;
     let advertise = match &config.advertise {
         Some(advertise) => advertise.clone(),
         None => PeerUrl::parse(&addr.to_string()).map_err(StartError::Client)?,

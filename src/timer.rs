@@ -61,6 +61,8 @@ impl Timers for ExactTimers {
 
 struct ExactTimer {
     fd: AsyncFd<OwnedFd>,
+    /// What it is set to, and has not rung for yet: whoever is woken by something else and waits on asks for it again.
+    set_to: Option<Instant>,
 }
 
 impl ExactTimer {
@@ -71,10 +73,13 @@ impl ExactTimer {
         // own, and `OwnedFd` does not.
         #[expect(deprecated, reason = "sound for OwnedFd, and without unsafe code")]
         let fd = AsyncFd::new(fd)?;
-        Ok(ExactTimer { fd })
+        Ok(ExactTimer { fd, set_to: None })
     }
 
-    async fn sleep_for(&self, duration: Duration) -> std::io::Result<()> {
+    fn set(&mut self, at: Instant, duration: Duration) -> std::io::Result<()> {
+        if self.set_to == Some(at) {
+            return Ok(());
+        }
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let value = Timespec {
             tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -83,11 +88,19 @@ impl ExactTimer {
         // Setting the timer also takes back an expiry of an earlier, cancelled wait that nobody has read.
         let spec = Itimerspec { it_interval: zero, it_value: value };
         timerfd_settime(self.fd.get_ref(), TimerfdTimerFlags::empty(), &spec)?;
+        self.set_to = Some(at);
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> std::io::Result<()> {
         loop {
             let mut guard = self.fd.readable().await?;
             let mut expiries = [0u8; 8];
             match guard.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut expiries)?)) {
-                Ok(read) => return read.map(drop),
+                Ok(read) => {
+                    self.set_to = None;
+                    return read.map(drop);
+                }
                 Err(_would_block) => continue,
             }
         }
@@ -99,9 +112,14 @@ impl Timer for ExactTimer {
         async move {
             let duration = at.saturating_duration_since(Instant::now());
             // A timerfd set to zero is disarmed and would never fire.
-            if !duration.is_zero()
-                && let Err(error) = self.sleep_for(duration).await
-            {
+            if duration.is_zero() {
+                return;
+            }
+            let rung = match self.set(at, duration) {
+                Ok(()) => self.wait().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = rung {
                 tracing::warn!(%error, "the exact timer failed");
                 tokio::time::sleep_until(at).await;
             }

@@ -73,8 +73,11 @@ const NARROW: &[(&str, &[&str])] = &[
 /// Where a foreign crate may be named. The others are of the kind that goes everywhere (serde, futures, bytes).
 const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["http"]),
-    ("hyper", &["http"]),
-    ("hyper_util", &["http"]),
+    ("hyper", &["http", "wire::peers"]),
+    ("hyper_util", &["http", "wire::peers"]),
+    ("http_body_util", &["wire::peers"]),
+    ("tower_service", &["http"]),
+    ("mimalloc", &["main"]),
     ("utoipa", &["http"]),
     ("utoipa_axum", &["http"]),
     ("reqwest", &["wire"]),
@@ -92,6 +95,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["cli::serve"]),
     ("rustix", &["cli::serve", "cli::cluster::local", "cli::bench::cost", "timer"]),
 ];
+
+/// All of this crate that examples may use: they see the program as its users do.
+const FOR_EXAMPLES: &[&str] = &["observe"];
 
 /// Files that decide and do nothing: their code outside of tests names none of [`IMPURE`].
 const PURE: &[&str] = &[
@@ -116,6 +122,8 @@ const PURE: &[&str] = &[
     "cli/bench/report/picture.rs",
     "cli/bench/report/text.rs",
     "cli/bench/compare.rs",
+    "../examples/measure/report.rs",
+    "../examples/measure/rows.rs",
 ];
 const IMPURE: &[&str] = &[
     "async",
@@ -394,6 +402,12 @@ fn check_homes(source: &Source) -> Vec<String> {
         .collect()
 }
 
+fn check_outside(source: &Source) -> Vec<String> {
+    let inside =
+        imports(source).into_iter().filter(|path| !FOR_EXAMPLES.iter().any(|room| is_within(path, room)));
+    inside.map(|path| format!("an example imports {path}")).collect()
+}
+
 fn check_pure(name: &str, text: &str) -> Vec<String> {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let (tokens, paths) = (tokens(code), paths(&Source { module: String::new(), text: code.to_owned() }));
@@ -495,8 +509,9 @@ fn check_files(paper: &str, from: &str, all: &BTreeSet<String>) -> Vec<String> {
     let quoted: Vec<String> = quoted(paper);
     let is_path = |text: &&String| {
         let is_plain = text.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
-        let is_ours =
-            ["src/", "tests/", "docs/", "scripts/", ".ci/"].iter().any(|start| text.starts_with(start));
+        let is_ours = ["src/", "tests/", "examples/", "docs/", "scripts/", ".ci/"]
+            .iter()
+            .any(|start| text.starts_with(start));
         is_plain && (is_ours || text.ends_with(".rs"))
     };
     let quoted = quoted.iter().filter(is_path).map(|path| path.trim_end_matches('/').to_owned());
@@ -569,7 +584,7 @@ fn defined(keyword: &str) -> BTreeSet<String> {
 }
 
 fn all_files() -> BTreeSet<String> {
-    let folders = ["src", "tests", "docs", "scripts", ".ci"];
+    let folders = ["src", "tests", "examples", "docs", "scripts", ".ci"];
     let nested = folders.iter().flat_map(|folder| files(folder, ""));
     let top = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
     let top = top.filter(|path| path.is_file()).map(|path| path.strip_prefix(root()).unwrap().to_owned());
@@ -697,6 +712,15 @@ fn has_dependency(manifest: &str, name: &str) -> bool {
 }
 
 #[test]
+fn examples_see_the_program_from_outside() {
+    for path in files("examples", ".rs") {
+        let wrong = check_outside(&source("example", &read(&path)));
+        assert!(wrong.is_empty(), "{}: {}", path.display(), wrong.join(", "));
+    }
+    assert_eq!(check_outside(&source("example", "use quorate::{observe::A, store::Store};")).len(), 1);
+}
+
+#[test]
 fn what_is_to_be_pure_is() {
     let wrong: Vec<String> =
         PURE.iter().flat_map(|name| check_pure(name, &read(Path::new("src").join(name)))).collect();
@@ -801,8 +825,8 @@ fn ci_runs_what_the_readme_says() {
 #[test]
 fn every_file_opens_with_what_it_is() {
     let opens = |text: &str| text.trim_start().starts_with("//!");
-    for path in files("src", ".rs").iter().chain(&files("tests", ".rs")) {
-        assert!(opens(&read(path)), "{}", path.display());
+    for path in ["src", "tests", "examples"].iter().flat_map(|folder| files(folder, ".rs")) {
+        assert!(opens(&read(&path)), "{}", path.display());
     }
     assert!(!opens("use std::fs;\n//! late"));
 }

@@ -385,6 +385,6 @@ fn parse_peer(text: &str) -> Result<PeerUrl, String> {
 
 /// The host of an address, without brackets.
 fn host_of(url: &PeerUrl) -> &str {
-    let address = url.as_str().trim_start_matches("http://");
+    let address = url.authority();
     address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
 }

@@ -11,6 +11,7 @@
 //! accept), while a connection may idle for [`KEEP_ALIVE`]. An answer that is being streamed counts as idle when the
 //! client takes nothing of it. A connection whose time is up is closed without an answer.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -18,17 +19,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
+
+use super::Routes;
 
 /// How long a connection may idle. Longer than usual clients keep theirs (reqwest 90 s, Go 90 s, browsers less), so
 /// that it is the client that closes, and no request meets a closing door.
@@ -37,21 +38,20 @@ const KEEP_ALIVE: Duration = Duration::from_secs(120);
 /// Serves a connection until it is closed or, once `stopping`, its open request is answered.
 pub(super) async fn drive(
     stream: TcpStream,
-    router: Router,
+    routes: Routes,
     header_timeout: Duration,
     stopping: impl Future<Output = ()>,
 ) {
     let watch = Arc::new(Watch::new(header_timeout));
     let io = TokioIo::new(Watched { stream, watch: watch.clone() });
-    let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         watch.work();
-        let answer = router.call(request);
+        let answer = routes.clone().answer(request);
         let watch = watch.clone();
         async move {
             let answer = answer.await;
             watch.rest();
-            answer
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()

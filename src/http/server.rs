@@ -9,11 +9,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection;
+use super::{Routes, connection};
 use crate::config::Limits;
 use crate::tasks::Tasks;
 
@@ -22,9 +21,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Serves `router` on `listener` until `tasks` are told to stop: no more connections then, open requests are
+/// Serves `routes` on `listener` until `tasks` are told to stop: no more connections then, open requests are
 /// answered, and whoever joins the tasks decides how long that may take.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks: Tasks) {
+pub async fn serve(listener: TcpListener, routes: Routes, limits: Limits, tasks: Tasks) {
     let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut pause = PAUSE_MIN;
     let accept = async {
@@ -33,7 +32,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, tasks:
             match listener.accept().await {
                 Ok((stream, _)) => {
                     pause = PAUSE_MIN;
-                    start(stream, slot, &router, limits.header_timeout, &tasks);
+                    start(stream, slot, &routes, limits.header_timeout, &tasks);
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
@@ -61,7 +60,7 @@ async fn take(slots: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
 fn start(
     stream: TcpStream,
     slot: OwnedSemaphorePermit,
-    router: &Router,
+    routes: &Routes,
     header_timeout: Duration,
     tasks: &Tasks,
 ) {
@@ -70,9 +69,9 @@ fn start(
         tracing::debug!(%error, "a connection was gone before it began");
         return;
     }
-    let (router, stopping) = (router.clone(), tasks.stopping());
+    let (routes, stopping) = (routes.clone(), tasks.stopping());
     tasks.spawn("connection", async move {
-        connection::drive(stream, router, header_timeout, stopping).await;
+        connection::drive(stream, routes, header_timeout, stopping).await;
         drop(slot);
     });
 }

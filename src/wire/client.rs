@@ -1,24 +1,17 @@
-//! The one HTTP client: messages to peers ([`HttpTransport`]) and requests of the commands ([`HttpClient`]).
+//! The HTTP client of the commands: a node's answer as anybody would get it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 
-use super::{CallError, PeerPath, PeerUrl, Refusal, Transport};
-
 /// How long a connection may take to be made, at the most.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn builder(token: Option<&str>) -> Result<reqwest::ClientBuilder, String> {
     let mut headers = HeaderMap::new();
     if let Some(token) = token {
-        let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-            .map_err(|_| "CLUSTER_TOKEN has characters that do not fit into an HTTP header".to_owned())?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+        headers.insert(AUTHORIZATION, bearer(token)?);
     }
     // A proxy from the environment must not come between nodes; redirects are no part of the protocol.
     Ok(reqwest::Client::builder()
@@ -29,48 +22,12 @@ fn builder(token: Option<&str>) -> Result<reqwest::ClientBuilder, String> {
         .default_headers(headers))
 }
 
-/// Messages between nodes over HTTP/1.1 with keep-alive.
-pub struct HttpTransport {
-    client: reqwest::Client,
-}
-
-impl HttpTransport {
-    /// A client that sends `token` with every message, if there is one. Fails if the token fits into no header.
-    pub fn new(token: Option<&str>) -> Result<HttpTransport, String> {
-        let client = builder(token)?.build().map_err(|error| error.to_string())?;
-        Ok(HttpTransport { client })
-    }
-}
-
-impl Transport for HttpTransport {
-    fn post(
-        &self,
-        to: &PeerUrl,
-        path: PeerPath,
-        body: Bytes,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        let request = self
-            .client
-            .post(format!("{to}{}", path.as_str()))
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .timeout(deadline)
-            .body(body);
-        async move {
-            let no_answer = |error: reqwest::Error| CallError::NoAnswer(chain(&error));
-            let response = request.send().await.map_err(no_answer)?;
-            let status = response.status();
-            let body = response.bytes().await.map_err(no_answer)?;
-            if status.is_success() {
-                return Ok(body);
-            }
-            match serde_json::from_slice::<Refusal>(&body) {
-                Ok(refusal) => Err(CallError::Refused(refusal)),
-                Err(_) => Err(CallError::Garbled(format!("status {status}"))),
-            }
-        }
-        .boxed()
-    }
+/// `CLUSTER_TOKEN` as the value of a header.
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| "CLUSTER_TOKEN has characters that do not fit into an HTTP header".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// An answer to a command's request, whatever its status.
@@ -123,7 +80,7 @@ fn with_query(url: &str, query: &[(&str, &str)]) -> Result<reqwest::Url, String>
 }
 
 /// An error with its causes: reqwest's own text leaves out the one that helps ("connection refused").
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -6,6 +6,7 @@
 
 mod client;
 mod message;
+mod peers;
 
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use crate::address::PeerUrl;
-pub use client::{Answer, HttpClient, HttpTransport};
+pub use client::{Answer, HttpClient};
 pub use message::*;
+pub use peers::HttpTransport;
 
 /// The routes between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

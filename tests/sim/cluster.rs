@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate::address::PeerUrl;
-use quorate::replication::outcome::{Condition, Detail, Health, ReadError, ReadOptions, Write, WriteError};
+use quorate::replication::outcome::{
+    Condition, Detail, Found, Health, ReadError, ReadOptions, Write, WriteError,
+};
 use quorate::replication::quorum::{Environment, FollowerSettings, LeaderSettings, Quorum};
 use quorate::store::{Value, Version};
 use quorate::tasks::Tasks;
@@ -211,7 +213,7 @@ impl Sim {
         let (members, write_quorum, url) = {
             let mut inner = self.inner.lock();
             inner.starts += 1;
-            let url = PeerUrl::parse(&format!("leader{}:5000", inner.starts)).expect("a fine address");
+            let url = leader_url(inner.starts);
             let mut members = self.pool[..self.plan.followers].to_vec();
             let mut write_quorum = self.plan.write_quorum;
             if self.plan.settings_change && !inner.holders.is_empty() {
@@ -352,33 +354,35 @@ impl Sim {
             None => self.network.node(&members[rng.usize(..members.len())]),
         };
         let Some(node) = node else { return };
+        let [min_acks, quorum] = linearizable_options(members.len(), write_quorum);
         let options = match rng.u8(..4) {
             0 => ReadOptions::default(),
-            1 if at_leader.is_some() => {
-                ReadOptions { min_acks: Some(write_quorum as u64), ..ReadOptions::default() }
-            }
-            // R > F − W.
-            2 => ReadOptions {
-                quorum: Some((members.len() - write_quorum + 1) as u64),
-                ..ReadOptions::default()
-            },
+            1 if at_leader.is_some() => min_acks,
+            2 => quorum,
             _ => ReadOptions { min_version: Some(known[key]), ..ReadOptions::default() },
         };
         let result = node.read(&key_name(key), options).await;
         self.trace(format!("read key {key} {options:?}: {result:?}"));
-        let shown: Shown = match &result {
+        self.judge_read(key, options, floor, &result);
+    }
+
+    /// What a read showed, begun when the key's floor was `floor`, against what it promised.
+    fn judge_read(
+        &self,
+        key: usize,
+        options: ReadOptions,
+        floor: Version,
+        result: &Result<Found, ReadError>,
+    ) {
+        let shown: Shown = match result {
             Ok(found) => Some((found.version, found.value.as_str().parse().expect("values are numbers"))),
             Err(ReadError::KeyNotFound) => None,
             Err(_) => return,
         };
         let mut inner = self.inner.lock();
-        // A quorum read counts the nodes that its node knows of, which after a change of the list may be old news:
-        // it promises what it promises for that list.
-        let is_linearizable =
-            options.min_acks.is_some() || options.quorum.is_some() && !self.plan.settings_change;
-        if is_linearizable && options.min_acks.is_some() {
+        if options.min_acks.is_some() {
             inner.oracle.shown_linearizable(key, shown, floor);
-        } else if is_linearizable {
+        } else if options.quorum.is_some() && self.promises_quorum_reads() {
             // As new as every acknowledged write; what it shows beyond that need not be settled.
             inner.oracle.shown(key, shown);
             match shown {
@@ -394,6 +398,12 @@ impl Sim {
                 assert!(version >= wanted, "key {key}: {version} shown, min_version was {wanted}");
             }
         }
+    }
+
+    /// A quorum read counts the nodes that its node knows of, which after a change of the list may be old news: it
+    /// promises what it promises for that list.
+    fn promises_quorum_reads(&self) -> bool {
+        !self.plan.settings_change
     }
 
     // ---- the hand that breaks things ----------------------------------------------------------------------------
@@ -528,14 +538,62 @@ impl Sim {
         self.network.count("two leaders");
         self.inner.lock().holders = old.members.clone();
         self.inner.lock().usurped = Some(old.clone());
+        let is_cut_off = self.inner.lock().rng.bool();
+        if is_cut_off {
+            self.cut_off(&old);
+        }
         self.start_leader();
         let wait = self.inner.lock().rng.u64(100..800);
         sleep(Duration::from_millis(wait)).await;
+        if is_cut_off {
+            self.read_the_past(&old).await;
+            self.network.mend();
+            let wait = self.inner.lock().rng.u64(0..400);
+            sleep(Duration::from_millis(wait)).await;
+        }
         if self.whole_leader().is_some() {
             self.assert_deposed(&old).await;
         }
         self.inner.lock().usurped = None;
         self.kill_leader(old).await;
+    }
+
+    /// Leaves `leader` with the followers that its successor can do without, and the successor with the others: neither
+    /// hears of the other.
+    fn cut_off(&self, leader: &LeaderHandle) {
+        let successor = leader_url(self.inner.lock().starts + 1);
+        let kept = &leader.members[..kept_when_cut_off(leader)];
+        for url in self.pool.iter() {
+            let stranger = if kept.contains(url) { &successor } else { &leader.url };
+            self.network.cut(stranger, url);
+            self.network.cut(url, stranger);
+        }
+        self.trace(format!("cut off {} with {kept:?}", leader.url));
+    }
+
+    /// Reads at a leader that was replaced and cut off, in the ways that promise every acknowledged write. It cannot
+    /// know of those that its successor acknowledged, so it must not answer.
+    async fn read_the_past(&self, old: &LeaderHandle) {
+        let [min_acks, quorum] = linearizable_options(old.members.len(), old.write_quorum);
+        // With fewer followers left it is too few nodes anyhow.
+        let is_tempted = old.members.len() - kept_when_cut_off(old) == old.write_quorum;
+        let reads = (0..KEYS).flat_map(|key| {
+            [
+                (min_acks, true, "reads of the past with min_acks"),
+                (quorum, is_tempted && self.promises_quorum_reads(), "reads of the past with quorum"),
+            ]
+            .map(|(options, counts, what)| async move {
+                let floor = self.inner.lock().oracle.floor(key);
+                let own = old.quorum.read(&key_name(key), ReadOptions::default()).await;
+                if counts && own.is_ok_and(|own| own.version < floor) {
+                    self.network.count(what);
+                }
+                let result = old.quorum.read(&key_name(key), options).await;
+                self.trace(format!("read of the past, key {key} {options:?}: {result:?}"));
+                self.judge_read(key, options, floor, &result);
+            })
+        });
+        futures::future::join_all(reads).await;
     }
 
     /// Followers that the two leaders share tell the old one, as soon as a message gets through.
@@ -659,6 +717,23 @@ impl Sim {
 
 fn key_name(key: usize) -> String {
     format!("k{key}")
+}
+
+fn leader_url(start: u64) -> PeerUrl {
+    PeerUrl::parse(&format!("leader{start}:5000")).expect("a fine address")
+}
+
+/// The most followers that a leader may keep and yet be replaced: its successor has to find F − W + 1 of them, and to
+/// make W complete.
+fn kept_when_cut_off(leader: &LeaderHandle) -> usize {
+    (leader.members.len() - leader.write_quorum).min(leader.write_quorum - 1)
+}
+
+/// The two reads that see every write acknowledged at W before they began: `min_acks` = W, `quorum` = F − W + 1.
+fn linearizable_options(followers: usize, write_quorum: usize) -> [ReadOptions; 2] {
+    let min_acks = ReadOptions { min_acks: Some(write_quorum as u64), ..ReadOptions::default() };
+    let nodes = followers - write_quorum + 1;
+    [min_acks, ReadOptions { quorum: Some(nodes as u64), ..ReadOptions::default() }]
 }
 
 fn is_whole(health: &Health) -> bool {

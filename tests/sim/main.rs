@@ -2,8 +2,9 @@
 //!
 //! Each seed is one cluster: real leaders and followers on a simulated network ([`network`]), four clients, at least 200
 //! operations, and a hand that loses, delays, doubles and holds up messages, cuts links, pauses nodes, takes memories
-//! away, kills leaders while they recover, and starts a second leader beside the first ([`cluster`]). An oracle of
-//! acknowledged, refused and unknown writes ([`oracle`]) judges every answer, and the end state.
+//! away, kills leaders while they recover, starts a second leader beside the first, and reads at one that was replaced
+//! and cut off ([`cluster`]). An oracle of acknowledged, refused and unknown writes ([`oracle`]) judges every answer, and
+//! the end state.
 //!
 //! `SIM_SEED=n cargo test --test sim` runs one seed and prints its history; `SIM_SEEDS=n` runs that many.
 
@@ -23,7 +24,7 @@ use parking_lot::Mutex;
 const SEEDS: u64 = 1_000;
 
 /// What must have happened at least once over all seeds: a simulation that never did it shows nothing.
-const MUST_HAPPEN: [&str; 18] = [
+const MUST_HAPPEN: [&str; 20] = [
     "loss",
     "reset",
     "delay",
@@ -36,6 +37,8 @@ const MUST_HAPPEN: [&str; 18] = [
     "leader killed while recovering",
     "two leaders",
     "deposed",
+    "reads of the past with min_acks",
+    "reads of the past with quorum",
     "resyncs",
     "snapshots",
     "epochs",

@@ -360,7 +360,7 @@ mod tests {
     const AT_ONCE: Reply = Reply::After(Duration::ZERO);
 
     fn load(fake: &Fake, writers: usize, amount: Amount) -> Load {
-        let host = fake.urls[0].as_str().trim_start_matches("http://").to_owned();
+        let host = fake.urls[0].authority().to_owned();
         Load {
             address: host.parse().unwrap(),
             host,

@@ -200,7 +200,7 @@ impl Nodes {
         for follower in &followers {
             Health::ask(client, follower).await?;
         }
-        let host = leader.as_str().trim_start_matches("http://").to_owned();
+        let host = leader.authority().to_owned();
         let address = reachable(&host).await?;
         Ok(Nodes { leader, address, host, followers, pids })
     }

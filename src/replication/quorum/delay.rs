@@ -66,6 +66,11 @@ impl Schedule {
         }
     }
 
+    /// Whether any version may leave by `now`.
+    pub fn is_due(&self, now: Instant) -> bool {
+        !self.ready.is_empty() || self.waiting.peek().is_some_and(|Reverse((at, _))| *at <= now)
+    }
+
     /// Takes the next version that may leave by `now`, in the order of their instants.
     pub fn pop_due(&mut self, now: Instant) -> Option<Due> {
         if let Some(version) = self.ready.pop_front() {

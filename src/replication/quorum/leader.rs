@@ -165,6 +165,8 @@ impl Shared {
     /// The version up to which W complete followers hold everything. Nothing at or below it can vanish with a leader.
     pub(super) fn stable(&self, core: &Core) -> Version {
         let mut through = [0; FOLLOWERS_MAX];
+        // Asked at every write: of the array no more is looked at than there are followers.
+        let through = &mut through[..self.follower_count()];
         let complete = self.members(core).iter().filter(|p| p.is_complete());
         for (slot, progress) in through.iter_mut().zip(complete) {
             *slot = progress.held().through();

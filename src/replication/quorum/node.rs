@@ -1,4 +1,9 @@
 //! A node of quorum mode as the rest of the program sees it: a leader or a follower, fixed at start.
+//!
+//! Every call goes to the one or the other. What a leader does with reads and with questions about itself is here as
+//! well; the follower's side of it is in [`follower`].
+
+mod follower;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,11 +14,10 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::backlog::Backlog;
-use super::follower::Follower;
-use super::leader::{Core, Delays, Phase, Shared, Waited, WaitingRead};
+use super::leader::{Core, Delays, Phase, Shared, Waited};
 use super::read::{check_quorum, read_quorum};
 use super::tally::Tally;
 use super::{Environment, FollowerSettings, LeaderSettings, start};
@@ -25,6 +29,7 @@ use crate::store::{Store, Version};
 use crate::wire::{
     Epoch, Incarnation, Membership, PeekReply, PeekRequest, PeerPath, Refusal, RefusalReason, Success, encode,
 };
+use follower::FollowerNode;
 
 /// A node of quorum mode. Cheap to clone.
 #[derive(Clone)]
@@ -33,20 +38,6 @@ pub struct Quorum(Arc<Side>);
 enum Side {
     Leader(Arc<Shared>),
     Follower(Box<FollowerNode>),
-}
-
-/// A follower's pure part behind its lock, and what waits on it.
-struct FollowerNode {
-    settings: FollowerSettings,
-    env: Environment,
-    core: Mutex<FollowerCore>,
-    changed: Notify,
-    waiting_reads: AtomicUsize,
-}
-
-struct FollowerCore {
-    follower: Follower,
-    last_contact: Option<Instant>,
 }
 
 impl Quorum {
@@ -95,15 +86,7 @@ impl Quorum {
 
     /// A blank follower. It waits for a leader.
     pub fn follower(settings: FollowerSettings, env: Environment) -> Quorum {
-        let incarnation = Incarnation(fastrand::Rng::with_seed(env.seed).u64(1..));
-        let follower = Follower::new(env.node_id.clone(), incarnation);
-        Quorum(Arc::new(Side::Follower(Box::new(FollowerNode {
-            settings,
-            env,
-            core: Mutex::new(FollowerCore { follower, last_contact: None }),
-            changed: Notify::new(),
-            waiting_reads: AtomicUsize::new(0),
-        }))))
+        Quorum(Arc::new(Side::Follower(Box::new(FollowerNode::new(settings, env)))))
     }
 
     /// Stores a write and waits for its quorum.
@@ -151,7 +134,7 @@ impl Quorum {
     pub fn version(&self) -> Version {
         match &*self.0 {
             Side::Leader(shared) => shared.core.lock().version,
-            Side::Follower(node) => node.core.lock().follower.applied_through(),
+            Side::Follower(node) => node.version(),
         }
     }
 
@@ -163,15 +146,7 @@ impl Quorum {
                 shared.check_serving(&core)?;
                 shared.check_followers(&core, shared.write_quorum())
             }
-            Side::Follower(node) => {
-                if node.core.lock().follower.is_current() {
-                    return Ok(());
-                }
-                Err(Unavailable::new(
-                    "incomplete",
-                    "this node does not hold a whole store of its leader's epoch yet",
-                ))
-            }
+            Side::Follower(node) => node.ready(),
         }
     }
 
@@ -224,7 +199,7 @@ impl Quorum {
 }
 
 impl Shared {
-    async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
+    pub(super) async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
         let deadline = Instant::now() + self.settings.read_timeout;
         self.check_serving(&self.core.lock()).map_err(ReadError::Unavailable)?;
         if let Some(min_version) = options.min_version {
@@ -271,7 +246,7 @@ impl Shared {
 
     /// What the leader holds for a key. It says so only once W followers have confirmed it: a leader that has been
     /// replaced without knowing would otherwise pass for a node of the newest epoch.
-    async fn peek(&self, key: &str) -> Result<PeekReply, Refusal> {
+    pub(super) async fn peek(&self, key: &str) -> Result<PeekReply, Refusal> {
         let deadline = Instant::now() + self.settings.read_timeout;
         let round = self.ask_confirmation(&mut self.core.lock());
         let waited = self.wait_held(0, round, self.write_quorum(), deadline).await;
@@ -354,153 +329,6 @@ impl Delays {
             injected_mean_us: injected.mean_us,
             injected_p50_us: injected.p50_us,
             injected_p99_us: injected.p99_us,
-        }
-    }
-}
-
-impl FollowerNode {
-    fn leader_url(&self) -> Option<String> {
-        self.core.lock().follower.leader().map(ToString::to_string)
-    }
-
-    /// The last complete store and the version up to which it holds everything.
-    fn complete_store(&self) -> Result<(Arc<Store>, Version), Unavailable> {
-        let core = self.core.lock();
-        match core.follower.complete() {
-            Some((store, _, through)) => Ok((store.clone(), through)),
-            None => Err(Unavailable::new(
-                "incomplete",
-                "this node holds no whole store yet: it has not been brought up to date since its start",
-            )),
-        }
-    }
-
-    async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
-        if options.min_acks.is_some() {
-            return Err(ReadError::NotLeader { leader: self.leader_url() });
-        }
-        let deadline = Instant::now() + self.settings.read_timeout;
-        if let Some(min_version) = options.min_version {
-            self.wait_for(min_version, deadline).await?;
-        }
-        let (store, _) = self.complete_store().map_err(ReadError::Unavailable)?;
-        let Some(asked) = options.quorum else {
-            return Found::live(store.get(key)).ok_or(ReadError::KeyNotFound);
-        };
-        let nodes = self.other_nodes();
-        let wanted = check_quorum(asked, nodes.len().max(1))?;
-        let own = async { self.core.lock().follower.peek(key) };
-        read_quorum(&self.env, key, wanted, own.boxed(), nodes, deadline).await
-    }
-
-    /// Every node of the cluster, this one too: it does not know under which address the leader knows it, and two
-    /// answers of one node count once.
-    fn other_nodes(&self) -> Vec<crate::address::PeerUrl> {
-        let core = self.core.lock();
-        let followers = core.follower.membership().map(|membership| membership.followers.clone());
-        core.follower.leader().cloned().into_iter().chain(followers.unwrap_or_default()).collect()
-    }
-
-    async fn wait_for(&self, min_version: Version, deadline: Instant) -> Result<(), ReadError> {
-        let place = WaitingRead::enter(&self.waiting_reads, self.settings.max_waiting_reads);
-        let _place = place.map_err(|waited| match waited {
-            Waited::Overloaded(unavailable) | Waited::NotServing(unavailable) => {
-                ReadError::Unavailable(unavailable)
-            }
-            Waited::Deadline { .. } => ReadError::NotCaughtUp { version: 0, min_version },
-        })?;
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let (_, version) = self.complete_store().map_err(ReadError::Unavailable)?;
-            if version >= min_version {
-                return Ok(());
-            }
-            if timeout_at(deadline, changed).await.is_err() {
-                return Err(ReadError::NotCaughtUp { version, min_version });
-            }
-        }
-    }
-
-    fn handle(&self, path: PeerPath, body: &[u8]) -> Result<Bytes, Refusal> {
-        // Parsed before the lock is taken: reads must not wait for it.
-        match path {
-            PeerPath::Replicate => {
-                let request = parse(body)?;
-                let reply = self.contact(|follower| follower.replicate(request))?;
-                Ok(encode(&reply))
-            }
-            PeerPath::Heartbeat => {
-                let request = parse(body)?;
-                let reply = self.contact(|follower| follower.heartbeat(request))?;
-                Ok(encode(&reply))
-            }
-            PeerPath::Promise => {
-                let request = parse(body)?;
-                let reply = self.contact(|follower| follower.promise(request))?;
-                Ok(encode(&reply))
-            }
-            PeerPath::Snapshot => {
-                let request = parse(body)?;
-                let (reply, replaced) = self.contact(|follower| follower.snapshot(request))?;
-                drop(replaced);
-                Ok(encode(&reply))
-            }
-            PeerPath::Pull => {
-                let request = parse(body)?;
-                let reply = self.core.lock().follower.pull(&request, self.settings.batch_max_bytes)?;
-                Ok(encode(&reply))
-            }
-            PeerPath::Peek => {
-                let request: PeekRequest = parse(body)?;
-                let reply = self.core.lock().follower.peek(&request.key)?;
-                Ok(encode(&reply))
-            }
-        }
-    }
-
-    /// Hands a message of the leader to the pure part; if it passes, the leader has been heard from.
-    fn contact<T>(&self, handle: impl FnOnce(&mut Follower) -> Result<T, Refusal>) -> Result<T, Refusal> {
-        let mut core = self.core.lock();
-        let reply = handle(&mut core.follower)?;
-        core.last_contact = Some(Instant::now());
-        drop(core);
-        self.changed.notify_waiters();
-        Ok(reply)
-    }
-
-    fn health(&self) -> Health {
-        let core = self.core.lock();
-        let silence = core.last_contact.map(|at| at.elapsed());
-        let patience = self.settings.heartbeat_interval * self.settings.max_missed_heartbeats;
-        let (condition, message) = match (core.follower.complete(), silence) {
-            (None, _) => (
-                Condition::Recovering,
-                Some("never complete since its start: waits for a leader's snapshot".into()),
-            ),
-            (_, Some(silence)) if silence > patience => (
-                Condition::Degraded,
-                Some(format!("no message of the leader for {} ms", silence.as_millis())),
-            ),
-            _ if !core.follower.is_current() => (
-                Condition::Degraded,
-                Some("serves the store of an earlier epoch: a new leader is bringing it up to date".into()),
-            ),
-            _ => (Condition::Healthy, None),
-        };
-        Health {
-            condition,
-            role: Role::Follower,
-            version: core.follower.applied_through(),
-            epoch: core.follower.promised().to_string(),
-            detail: Detail::Follower {
-                leader: core.follower.leader().map(ToString::to_string),
-                last_contact_ms: silence
-                    .map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
-                data_epoch: core.follower.complete().map(|(_, epoch, _)| epoch.to_string()),
-            },
-            message,
         }
     }
 }

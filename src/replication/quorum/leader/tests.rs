@@ -11,10 +11,11 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::sleep;
 
 use super::*;
+use crate::replication::outcome::{Found, ReadError, ReadOptions};
 use crate::store::Value;
 use crate::tasks::Tasks;
 use crate::timer::TokioTimers;
-use crate::wire::{CallError, PeerPath, Transport, WireEntry};
+use crate::wire::{CallError, PeerPath, RefusalReason, Transport, WireEntry};
 
 /// Nobody answers.
 struct Silence;
@@ -153,6 +154,16 @@ fn try_store(
 
 fn ack(shared: &Shared, link: usize, version: Version) {
     shared.acked(link, incarnation(link), &[version]);
+}
+
+/// A moment later these followers confirm the leader, in the round that was asked for last.
+async fn confirm(shared: &Shared, links: &[usize]) {
+    sleep(Duration::from_millis(10)).await;
+    let mut core = shared.core.lock();
+    let round = core.rounds;
+    links.iter().for_each(|link| core.progress[*link].confirm(round));
+    drop(core);
+    shared.notify_reads();
 }
 
 /// What must be as it was after a refusal.
@@ -295,18 +306,8 @@ async fn a_refusal_rests_on_a_version_that_w_hold_and_a_leader_that_w_confirm() 
     let shared = serving(3, 2, 10);
     let (version, _answer) = store(&shared, put("a", Some("1")));
     let forbidden = || Write { if_version: Some(77), ..put("a", Some("2")) };
-    let confirm = |links: &[usize]| {
-        let mut core = shared.core.lock();
-        let round = core.rounds;
-        links.iter().for_each(|link| core.progress[*link].confirm(round));
-        shared.notify_reads();
-    };
     let attempt = async |links: &[usize]| {
-        let confirmed = async {
-            sleep(Duration::from_millis(10)).await;
-            confirm(links);
-        };
-        tokio::join!(shared.write(forbidden()), confirmed).0.unwrap_err()
+        tokio::join!(shared.write(forbidden()), confirm(&shared, links)).0.unwrap_err()
     };
     let is_unsettled = |error| matches!(error, WriteError::Refused(u) if u.reason == "unsettled");
     ack(&shared, 0, version);
@@ -317,6 +318,51 @@ async fn a_refusal_rests_on_a_version_that_w_hold_and_a_leader_that_w_confirm() 
     assert!(is_unsettled(attempt(&[]).await));
     assert_eq!(attempt(&[0, 2]).await, WriteError::VersionMismatch { version });
     assert_eq!(stored(&shared).0, version, "nothing was stored");
+}
+
+// ---- reads --------------------------------------------------------------------------------------------------------
+
+#[tokio::test(start_paused = true)]
+async fn a_read_with_min_acks_rests_on_a_version_that_n_hold_and_a_leader_that_n_confirm() {
+    let shared = serving(3, 2, 10);
+    let (version, _answer) = store(&shared, put("a", Some("1")));
+    let read = async |min_acks, links: &[usize]| {
+        let options = ReadOptions { min_acks: Some(min_acks), ..ReadOptions::default() };
+        tokio::join!(shared.read("a", options), confirm(&shared, links)).0
+    };
+    let found = Ok(Found { version, value: Value::from_json_text("1") });
+    let too_few = |acks, min_acks| Err(ReadError::NotEnoughAcks { version, acks, min_acks });
+    ack(&shared, 0, version);
+    assert_eq!(read(2, &[0, 1, 2]).await, too_few(1, 2), "one follower holds it");
+    ack(&shared, 1, version);
+    assert_eq!(read(2, &[0]).await, too_few(1, 2), "one follower confirms");
+    assert_eq!(read(2, &[]).await, too_few(0, 2), "the answers of a round before do not count for this one");
+    assert_eq!(read(2, &[0, 2]).await, found);
+    assert_eq!(read(3, &[0, 1, 2]).await, too_few(2, 3), "what is asked for counts, not WRITE_QUORUM");
+    ack(&shared, 2, version);
+    assert_eq!(read(3, &[0, 1]).await, too_few(2, 3));
+    assert_eq!(read(3, &[0, 1, 2]).await, found);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leader_has_a_say_in_a_quorum_read_once_w_followers_have_confirmed_it() {
+    let shared = serving(3, 2, 10);
+    let (version, _answer) = store(&shared, put("a", Some("1")));
+    // Of the followers nobody is there to be asked: the leader's own word is all there can be.
+    let read = async |links: &[usize]| {
+        let options = ReadOptions { quorum: Some(1), ..ReadOptions::default() };
+        tokio::join!(shared.read("a", options), confirm(&shared, links)).0
+    };
+    let is_out_of_reach = |answer| matches!(answer, Err(ReadError::Unavailable(refusal)) if refusal.reason == "quorum_not_reached");
+    assert!(is_out_of_reach(read(&[1]).await), "one follower confirms");
+    assert!(is_out_of_reach(read(&[]).await), "the answer of a round before does not count for this one");
+    assert_eq!(read(&[1, 2]).await, Ok(Found { version, value: Value::from_json_text("1") }));
+
+    // The same when another node asks.
+    let peek = async |links: &[usize]| tokio::join!(shared.peek("a"), confirm(&shared, links)).0;
+    assert_eq!(peek(&[1]).await.map_err(|refusal| refusal.reason), Err(RefusalReason::Unavailable));
+    let reply = peek(&[0, 1]).await.unwrap();
+    assert_eq!((reply.data_epoch, reply.version), (shared.core.lock().epoch, Some(version)));
 }
 
 // ---- what is kept, and for how long ------------------------------------------------------------------------------
