@@ -214,6 +214,7 @@ fn arguments_that_make_no_sense_end_with_code_2() {
         &["put", "k", "hello"],
         &["put", "k", "1", "--quorum", "-1"],
         &["get", "k", "--url", "https://example.org"],
+        &["bench", "--report", "/proc/quorate"],
         &["recover"],
         &["recover", "--accept-loss", "7"],
     ] {
@@ -401,4 +402,69 @@ fn the_commands_for_people_do_what_they_say() {
         }
         assert!(table.contains("acknowledged by 2 of 2 followers"), "{table}");
     }
+}
+
+#[test]
+fn a_bench_writes_its_report_to_a_folder() {
+    let scratch = std::env::temp_dir().join(format!("quorate-cli-report-{}", std::process::id()));
+    let folder = scratch.join("made/by the bench");
+    let bench = |folder: &std::path::Path| {
+        let args = [
+            "bench",
+            "--writes",
+            "300",
+            "--writers",
+            "4",
+            "--follower-count",
+            "3",
+            "--quorums",
+            "1,3",
+            "--report",
+        ];
+        let args = [&args[..], &[folder.to_str().unwrap()]].concat();
+        run(&args, &[])
+    };
+    let (code, stdout, stderr) = bench(&folder);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("every follower equals the leader after each quorum"), "{stdout}");
+    let page = folder.join("report.html");
+    assert!(stdout.ends_with(&format!("\nreport: {}\n", page.display())), "{stdout}");
+
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let results: serde_json::Value = serde_json::from_str(&read("results.json")).unwrap();
+    let rows = results["quorums"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["quorum"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(3)]);
+    for row in rows {
+        assert_eq!((&row["latency"]["count"], &row["errors"]["count"]), (&300.into(), &0.into()), "{row}");
+        let delay = |name: &str| row["delay"][name].as_f64().unwrap();
+        assert!((400.0..700.0).contains(&delay("asked_mean_us")), "{row}");
+        assert!(delay("injected_mean_us") >= delay("asked_mean_us"), "{row}");
+        assert_eq!(row["convergence"]["outcome"], "equal");
+    }
+    assert!(results["machine"]["cores"].as_u64().is_some_and(|cores| cores > 0), "{results}");
+
+    let page = read("report.html");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page}");
+    let kernel = results["machine"]["kernel"].as_str().unwrap();
+    for told in [
+        "Half of the writes took at most",
+        "quorum 1 and",
+        kernel,
+        "0.1 to 1 ms",
+        "No write that was measured",
+    ] {
+        assert!(page.contains(told), "{told} is not in\n{page}");
+    }
+    for name in ["latency", "distribution", "tail", "throughput", "delay"] {
+        let picture = read(&format!("{name}.svg"));
+        assert!(picture.starts_with("<svg ") && picture.trim_end().ends_with("</svg>"), "{picture}");
+        assert!(!picture.contains("no figures"), "{name} is empty:\n{picture}");
+        assert!(page.contains(picture.trim_end()), "{name} is not on the page");
+    }
+
+    // Found out before anything is measured or started.
+    let (code, stdout, stderr) = bench(&folder.join("report.html"));
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains("--report ") && stderr.contains("report.html"), "{stderr}");
+    std::fs::remove_dir_all(&scratch).unwrap();
 }

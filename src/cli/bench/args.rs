@@ -80,6 +80,9 @@ pub struct BenchArgs {
     /// Write everything that was measured to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write a report to this folder: a page (report.html), its pictures (SVG), and the same JSON (results.json)
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
 }
 
 fn count(min: u64, max: u64) -> RangedU64ValueParser<u64> {

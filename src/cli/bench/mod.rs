@@ -12,7 +12,9 @@
 //!  converge   waits, fetches                  answer     the bytes of an answer           (pure)
 //!    compare  are the stores equal?  (pure)   schedule   the open loop and its timer
 //!  ideal      order statistics       (pure)   errors     counted by kind                  (pure)
-//!  report     table and JSON         (pure)   cost       CPU clocks
+//!  report     table, JSON, page,              cost       CPU clocks
+//!             pictures               (pure)   machine    where it all took place
+//!                                             output     the files
 //! ```
 //!
 //! # Caveats
@@ -33,6 +35,8 @@ mod errors;
 mod fake;
 mod health;
 mod ideal;
+mod machine;
+mod output;
 mod report;
 mod schedule;
 #[cfg(test)]
@@ -49,13 +53,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use args::BenchArgs;
 
-use super::CliError;
 use super::cluster::{ClusterOptions, LocalCluster};
+use super::{CliError, print};
 use crate::wire::{HttpClient, PeerUrl};
 use args::{Plan, Target};
 use converge::Convergence;
 use drive::{Amount, Load, Watch};
 use health::Health;
+use machine::Machine;
+use output::Output;
 use report::{Cost, Report, Row, Settings};
 use workload::Workload;
 
@@ -66,12 +72,16 @@ const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs the benchmark, prints its report, and fails if a follower differed from the leader.
 pub async fn run(args: BenchArgs) -> Result<(), CliError> {
+    let mut text = String::new();
+    let outcome = bench(args, &mut text).await;
+    // What went wrong before is the more important failure.
+    outcome.and(print(&text))
+}
+
+/// Runs it and writes its files. What is to be printed, however it ends, is in `text`.
+async fn bench(args: BenchArgs, text: &mut String) -> Result<(), CliError> {
     let plan = args.check().map_err(CliError::Usage)?;
-    if let Some(path) = &args.json {
-        // Better now than after minutes of measuring.
-        let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        opened.map_err(|error| CliError::Usage(format!("--json {}: {error}", path.display())))?;
-    }
+    let output = Output::open(args.json.as_deref(), args.report.as_deref()).map_err(CliError::Usage)?;
     let mut interrupt = Interrupt::listen()?;
     let cluster = match plan.target {
         Target::Own { followers } => Some(tokio::select! {
@@ -94,16 +104,15 @@ pub async fn run(args: BenchArgs) -> Result<(), CliError> {
             CliError::Usage(message) | CliError::Failed(message) => message.clone(),
         });
         if !report.quorums.is_empty() {
-            println!("{}", report.text().trim_end());
+            text.push_str(&format!("{}\n", report.text().trim_end()));
         }
-        if let Some(path) = &args.json {
-            let written = serde_json::to_string_pretty(&report)
-                .map_err(|error| error.to_string())
-                .and_then(|text| std::fs::write(path, text + "\n").map_err(|error| error.to_string()));
-            // A difference found is the more important failure.
-            if let (Err(error), Ok(())) = (written, &outcome) {
-                return Err(CliError::Failed(format!("cannot write {}: {error}", path.display())));
+        match (output.write(&report), &args.report) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(folder)) => {
+                text.push_str(&format!("report: {}\n", folder.join(report::PAGE).display()));
             }
+            (Err(error), _) if outcome.is_err() => text.push_str(&format!("{error}\n")),
+            (Err(error), _) => return Err(CliError::Failed(error)),
         }
     }
     outcome
@@ -140,6 +149,8 @@ async fn measure(
     let quorums = args.quorums_of(nodes.followers.len()).map_err(CliError::Usage)?;
     let report = report.insert(Report {
         program: format!("quorate {}", env!("CARGO_PKG_VERSION")),
+        began: machine::now(),
+        machine: Machine::look(),
         settings: nodes.settings(args, plan),
         quorums: Vec::new(),
         failure: None,
@@ -215,6 +226,8 @@ impl Nodes {
             seed: args.seed,
             min_delay_us: plan.delay.map(|delay| micros(delay.min)),
             max_delay_us: plan.delay.map(|delay| micros(delay.max)),
+            request_timeout_s: args.request_timeout.as_secs_f64(),
+            converge_timeout_s: args.converge_timeout.as_secs_f64(),
         }
     }
 }

@@ -1,7 +1,21 @@
-//! What a run is reported as: a table for people, and JSON for programs.
+//! What a run is reported as: a table and a page for people, JSON for programs.
 //!
-//! Pure: takes what was measured and makes text of it. Units stand in the names of the JSON fields and in the heads of
-//! the table. A figure that is not known is a dash, and `null`.
+//! Pure: takes what was measured and makes text of it. Units stand in the names of the JSON fields, in the heads of the
+//! tables and at the axes. A figure that is not known is a dash, and `null`. Refuses to know where the text goes.
+//!
+//! ```text
+//!  text      the table on the terminal        page      report.html
+//!  numbers   how numbers are written          gallery     which pictures there are, and of what
+//!                                               picture     one of them as SVG
+//!                                                 axis        scales and ticks
+//! ```
+
+mod axis;
+mod gallery;
+mod numbers;
+mod page;
+mod picture;
+mod text;
 
 use std::time::Duration;
 
@@ -11,18 +25,24 @@ use super::converge::Convergence;
 use super::errors::Errors;
 use super::health::Injected;
 use super::ideal::Ideal;
+use super::machine::Machine;
 use super::schedule::OpenLoop;
 use crate::observe::{LatencyRecorder, LatencySummary};
 
-/// Shares of the writes for which the JSON tells the latency, so that the distribution can be drawn.
-const QUANTILES: [f64; 15] =
-    [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999];
+/// In a folder with a report: the page for people.
+pub(super) const PAGE: &str = "report.html";
+/// In a folder with a report: the figures for programs.
+const RESULTS: &str = "results.json";
 
 /// Everything that a run has to tell.
 #[derive(Serialize)]
 pub(super) struct Report {
     /// The program, and its version.
     pub program: String,
+    /// When it began, by the machine's clock: UTC, as in RFC 3339.
+    pub began: String,
+    /// Where the load was made, and all nodes of its own cluster ran.
+    pub machine: Machine,
     /// What was asked for.
     pub settings: Settings,
     /// What was measured, quorum by quorum.
@@ -48,6 +68,8 @@ pub(super) struct Settings {
     pub seed: u64,
     pub min_delay_us: Option<f64>,
     pub max_delay_us: Option<f64>,
+    pub request_timeout_s: f64,
+    pub converge_timeout_s: f64,
 }
 
 /// What was measured with one quorum.
@@ -96,284 +118,83 @@ impl Cost {
     }
 }
 
-/// The distribution that the JSON tells.
+/// Shares of `count` writes at which their distribution is told: every 2 % in the middle, and closer and closer towards
+/// its ends, but none so close to all that no write would lie above it.
+fn shares(count: u64) -> Vec<f64> {
+    const LAST_TENTH: [u64; 8] = [100, 80, 60, 50, 40, 30, 20, 15];
+    // Fractions of whole numbers: the double nearest to 0.999 and not one beside it.
+    let body = [0.0, 0.002, 0.005, 0.01].into_iter().chain((1..45u64).map(|step| step as f64 / 50.0));
+    let tail = [1000u64, 10_000, 100_000, 1_000_000].into_iter().flat_map(|of| {
+        let slower = LAST_TENTH.into_iter().filter(move |slower| slower * count >= of);
+        slower.map(move |slower| (of - slower) as f64 / of as f64)
+    });
+    body.chain(tail).chain([1.0]).collect()
+}
+
+/// The distribution that the JSON tells, and the pictures show.
 pub(super) fn quantiles(latency: &LatencyRecorder) -> Vec<(f64, f64)> {
     let at = |share| latency.quantile(share).map(|latency| (share, latency.as_nanos() as f64 / 1e3));
-    QUANTILES.into_iter().filter_map(at).collect()
+    shares(latency.count()).into_iter().filter_map(at).collect()
 }
 
 impl Report {
-    /// The report for people.
-    pub(super) fn text(&self) -> String {
-        let mut text = self.settings.describe();
-        text.push_str("\n\n");
-        text.push_str(&table(&self.quorums));
-        text.push('\n');
-        for row in &self.quorums {
-            let quorum = row.quorum;
-            if let Some(errors) = row.errors.describe() {
-                let without = if row.latency.is_some() { ", which no latency includes" } else { "" };
-                text.push_str(&format!("quorum {quorum}: errors{without}: {errors}\n"));
-            }
-            if let Some(open_loop) = row.open_loop.as_ref().filter(|open_loop| !open_loop.is_held) {
-                text.push_str(&format!("quorum {quorum}: {}\n", open_loop.complaint()));
-            }
+    /// The report for programs.
+    pub(super) fn json(&self) -> Result<String, String> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n").map_err(|error| error.to_string())
+    }
+
+    /// Names of all files that a folder with a report has, the page first.
+    pub(super) fn file_names() -> impl Iterator<Item = String> {
+        let pictures = gallery::NAMES.iter().map(|name| format!("{name}.svg"));
+        [PAGE.to_owned(), RESULTS.to_owned()].into_iter().chain(pictures)
+    }
+
+    /// The files of a folder with a report: names and texts, in the order of [`Report::file_names`].
+    pub(super) fn files(&self) -> Result<Vec<(String, String)>, String> {
+        let mut pictures = Vec::new();
+        for picture in gallery::pictures(self) {
+            let svg = picture.svg()?;
+            pictures.push((picture, svg));
         }
-        if let Some(line) = equality(&self.quorums) {
-            text.push_str(&line);
-            text.push('\n');
-        }
-        if let Some(line) = costs(&self.quorums) {
-            text.push_str(&line);
-            text.push('\n');
-        }
-        text
+        let texts = [page::page(self, &pictures), self.json()?];
+        let pictures = pictures.into_iter().map(|(_, svg)| svg);
+        Ok(Report::file_names().zip(texts.into_iter().chain(pictures)).collect())
     }
-}
-
-impl Settings {
-    fn describe(&self) -> String {
-        let amount = match (self.writes, self.duration_s) {
-            (Some(writes), _) => format!("{} writes", thousands(writes as f64)),
-            (None, seconds) => format!("{} s of writes", seconds.unwrap_or_default()),
-        };
-        let (keys, bytes, writers) = (thousands(self.keys as f64), self.value_bytes, self.writers);
-        let load = match self.rate_per_s {
-            None if writers == 1 => "closed loop, 1 writer".to_owned(),
-            None => format!("closed loop, {writers} writers"),
-            Some(rate) => format!(
-                "open loop, {} writes/s over {writers} writers, latency from when a write was due",
-                thousands(rate)
-            ),
-        };
-        let cluster = match self.is_own_cluster {
-            true => format!("a cluster of its own: a leader and {} followers", self.followers.len()),
-            false => format!("the leader {} and {} followers", self.leader, self.followers.len()),
-        };
-        let delays = match (self.min_delay_us, self.max_delay_us) {
-            (Some(min_us), Some(max_us)) => {
-                format!(", {} to {} ms delay to each", round(min_us / 1e3), round(max_us / 1e3))
-            }
-            _ => String::new(),
-        };
-        format!("{amount} of {bytes} bytes on {keys} keys for each quorum; {load}\n{cluster}{delays}")
-    }
-}
-
-impl OpenLoop {
-    fn complaint(&self) -> String {
-        let not_begun = match self.not_begun {
-            0 => String::new(),
-            count => format!(", and {} were not begun when time was up", thousands(count as f64)),
-        };
-        format!(
-            "the rate was not held: {} of {} writes/s were begun, up to {} ms late{not_begun}",
-            thousands(self.begun_per_s),
-            thousands(self.rate),
-            millis(Some(self.max_lag_us))
-        )
-    }
-}
-
-/// The table: a line for each quorum.
-fn table(rows: &[Row]) -> String {
-    const HEAD: [[&str; 12]; 2] = [
-        ["", "mean", "p50", "p95", "p99", "", "", "ideal", "above", "delay", "delay", "delay"],
-        [
-            "quorum", "ms", "ms", "ms", "ms", "writes/s", "errors", "p50 ms", "ideal", "asked", "real",
-            "p99 ms",
-        ],
-    ];
-    let mut lines: Vec<Vec<String>> = HEAD.iter().map(|line| line.map(str::to_owned).to_vec()).collect();
-    for row in rows {
-        let latency = |of: fn(&LatencySummary) -> f64| millis(row.latency.as_ref().map(of));
-        let delay = row.delay.as_ref();
-        lines.push(vec![
-            row.quorum.to_string(),
-            latency(|latency| latency.mean_us),
-            latency(|latency| latency.p50_us),
-            latency(|latency| latency.p95_us),
-            latency(|latency| latency.p99_us),
-            thousands(row.writes_per_s),
-            thousands(row.errors.count() as f64),
-            millis(row.ideal.map(|ideal| ideal.p50_us)),
-            row.p50_above_ideal_us.map_or("-".into(), |us| format!("{:+.3}", us / 1e3)),
-            millis(delay.map(|delay| delay.asked_mean_us)),
-            millis(delay.map(|delay| delay.injected_mean_us)),
-            millis(delay.and_then(|delay| delay.injected_p99_us_since_start)),
-        ]);
-    }
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..HEAD[0].len()).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// That all followers equal the leader, if they do after each quorum.
-fn equality(rows: &[Row]) -> Option<String> {
-    let mut slowest_ms: f64 = 0.0;
-    let mut last = None;
-    for row in rows {
-        let Convergence::Equal { keys, waited_ms, .. } = row.convergence else { return None };
-        slowest_ms = slowest_ms.max(waited_ms);
-        last = Some(keys);
-    }
-    Some(format!(
-        "every follower equals the leader after each quorum: {} keys, values and versions (waited at most {} ms)",
-        thousands(last? as f64),
-        round(slowest_ms.ceil())
-    ))
-}
-
-/// What the load cost, and what it cost the nodes.
-fn costs(rows: &[Row]) -> Option<String> {
-    let writes: u64 = rows.iter().filter_map(|row| row.latency).map(|latency| latency.count).sum();
-    let total = |seconds: f64| Cost::new(Duration::from_secs_f64(seconds), writes).us_per_write;
-    let generator_s: f64 = rows.iter().map(|row| row.generator_cpu.seconds).sum();
-    let nodes_s: Option<f64> = rows.iter().map(|row| row.nodes_cpu.map(|cost| cost.seconds)).sum();
-    let generator = format!("the load took {generator_s:.2} s CPU, {:.1} µs a write", total(generator_s)?);
-    Some(match nodes_s.and_then(|seconds| Some((seconds, total(seconds)?))) {
-        Some((seconds, us)) => format!("{generator}; all nodes together {seconds:.2} s, {us:.1} µs a write"),
-        None => generator,
-    })
-}
-
-fn millis(us: Option<f64>) -> String {
-    us.map_or("-".into(), |us| format!("{:.3}", us / 1e3))
-}
-
-/// Without zeros at the end that say nothing.
-fn round(number: f64) -> String {
-    let text = format!("{number:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// A whole number with its thousands apart.
-fn thousands(number: f64) -> String {
-    let digits = format!("{:.0}", number.max(0.0));
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
+mod sample;
+
+#[cfg(test)]
 mod tests {
+    use super::sample;
     use super::*;
 
-    fn row(quorum: usize) -> Row {
-        let mut latency = LatencyRecorder::new();
-        (1..=1000u64).for_each(|us| latency.record_ns(us * 1000 * quorum as u64));
-        Row {
-            quorum,
-            latency: latency.summary(),
-            quantiles_us: quantiles(&latency),
-            writes_per_s: 12_345.6,
-            seconds: 1.0,
-            errors: Errors::default(),
-            ideal: Some(Ideal { mean_us: 300.0, p50_us: 400.0, p95_us: 500.0, p99_us: 600.0 }),
-            p50_above_ideal_us: Some(-1.5),
-            delay: None,
-            open_loop: None,
-            generator_cpu: Cost::new(Duration::from_millis(10), 1000),
-            nodes_cpu: Some(Cost::new(Duration::from_millis(25), 1000)),
-            convergence: Convergence::Equal { keys: 100, version: 9, waited_ms: 3.2 },
-        }
-    }
-
-    fn report(quorums: Vec<Row>) -> Report {
-        let settings = Settings {
-            leader: "http://127.0.0.1:8000".into(),
-            followers: vec![String::new(); 5],
-            is_own_cluster: true,
-            writes: Some(10_000),
-            duration_s: None,
-            rate_per_s: None,
-            warmup_writes: 300,
-            writers: 16,
-            keys: 100,
-            value_bytes: 64,
-            seed: 1,
-            min_delay_us: Some(100.0),
-            max_delay_us: Some(1000.0),
-        };
-        Report { program: "quorate".into(), settings, quorums, failure: None }
-    }
-
     #[test]
-    fn the_report_for_people() {
-        let text = report(vec![row(1), row(2)]).text();
-        let expected = "\
-10,000 writes of 64 bytes on 100 keys for each quorum; closed loop, 16 writers
-a cluster of its own: a leader and 5 followers, 0.1 to 1 ms delay to each
-
-         mean    p50    p95    p99                     ideal   above  delay  delay   delay
-quorum     ms     ms     ms     ms  writes/s  errors  p50 ms   ideal  asked   real  p99 ms
-     1  0.500  0.500  0.950  0.990    12,346       0   0.400  -0.002      -      -       -
-     2  1.001  1.000  1.901  1.981    12,346       0   0.400  -0.002      -      -       -
-
-every follower equals the leader after each quorum: 100 keys, values and versions (waited at most 4 ms)
-the load took 0.02 s CPU, 10.0 µs a write; all nodes together 0.05 s, 25.0 µs a write
-";
-        // Quantiles are good to 0.1 %: the last digit may be another one.
-        let blur = |text: &str| text.replace("1.901", "1.900").replace("1.981", "1.980");
-        assert_eq!(blur(&text), blur(expected), "\n{text}");
-    }
-
-    #[test]
-    fn errors_and_a_rate_not_held_are_told() {
-        let mut failed = row(3);
-        failed.latency = None;
-        failed.errors.count_one("503 unavailable".into(), "too few".into());
-        failed.nodes_cpu = None;
-        failed.open_loop = Some(OpenLoop::judge(1000.0, 101, 7, Duration::from_millis(500), None));
-        let mut report = report(vec![failed]);
-        report.settings.rate_per_s = Some(1000.0);
-        let text = report.text();
-        assert!(text.contains("open loop, 1,000 writes/s over 16 writers"), "{text}");
-        assert!(text.contains("\n     3     -"), "{text}");
-        assert!(text.contains("quorum 3: errors: 1 × 503 unavailable; the first: 503 unavailable: too few"));
+    fn shares_end_where_no_write_stands_for_them() {
+        assert_eq!(shares(1).len(), 49);
         assert!(
-            text.contains(
-                "the rate was not held: 200 of 1,000 writes/s were begun, up to 0.000 ms late, and 7"
-            )
+            shares(1000).ends_with(&[0.99, 0.992, 0.994, 0.995, 0.996, 0.997, 0.998, 0.9985, 0.999, 1.0])
         );
-        assert!(!text.contains("CPU"), "{text}");
-    }
-
-    #[test]
-    fn a_difference_is_not_called_equal() {
-        let mut different = row(1);
-        different.convergence = Convergence::Different { keys: 3, different: 1, first: vec!["k".into()] };
-        assert!(!report(vec![different, row(2)]).text().contains("equals"));
+        let all = shares(1 << 40);
+        assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
+        assert!(all.contains(&0.5) && all.contains(&0.9) && all.contains(&0.99) && all.contains(&0.9999));
+        assert_eq!((all.len(), all[0]), (48 + 32 + 1, 0.0));
     }
 
     #[test]
     fn the_report_for_programs() {
-        let json: serde_json::Value = serde_json::to_value(report(vec![row(1)])).unwrap();
+        let report = sample::report(vec![sample::row(1)]);
+        let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
         assert_eq!(json["settings"]["writes"], 10_000);
         let p50_us = json["quorums"][0]["latency"]["p50_us"].as_f64().unwrap();
         assert!((p50_us - 500.0).abs() < 0.5, "{p50_us}");
         assert_eq!(json["quorums"][0]["convergence"]["outcome"], "equal");
         assert_eq!(json["quorums"][0]["nodes_cpu"]["us_per_write"], 25.0);
-        assert_eq!(json["quorums"][0]["quantiles_us"].as_array().unwrap().len(), QUANTILES.len());
+        let quantiles = json["quorums"][0]["quantiles_us"].as_array().unwrap();
+        assert_eq!(quantiles.len(), shares(1000).len());
+        assert_eq!(quantiles.last().unwrap(), &serde_json::json!([1.0, 1000.0]));
+        assert_eq!(json["machine"]["cores"], 2);
         assert!(json["failure"].is_null());
-    }
-
-    #[test]
-    fn numbers_are_readable() {
-        let shown = [0.0, 999.0, 1000.0, 1_234_567.4].map(thousands);
-        assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0.1, 1.0, 10.0].map(round), ["0.1", "1", "10"]);
     }
 }

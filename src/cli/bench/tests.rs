@@ -164,6 +164,42 @@ async fn writes_do_not_go_to_a_follower() {
 }
 
 #[tokio::test]
+async fn the_whole_command_writes_its_report_and_a_later_one_takes_its_place() {
+    let folder = std::env::temp_dir().join(format!("quorate-bench-report-{}", std::process::id()));
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let script = |write| if write < 200 { AT_ONCE } else { Reply::Refuse(503, "unavailable") };
+    Fake::with(2, script, async |fake| {
+        let mut args = args(&fake, "");
+        args.report = Some(folder.clone());
+        let mut text = String::new();
+        bench(args.clone(), &mut text).await.unwrap();
+        assert!(text.ends_with(&format!("\nreport: {}\n", folder.join("report.html").display())), "{text}");
+        let mut names: Vec<String> = Report::file_names().collect();
+        names.sort();
+        let mut found: Vec<String> = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        found.sort();
+        assert_eq!(found, names);
+        let results: Value = serde_json::from_str(&read("results.json")).unwrap();
+        assert_eq!(results["quorums"][1]["latency"]["count"], 60);
+        assert!(read("report.html").contains("; every follower equals the leader after each quorum"));
+        assert!(!read("latency.svg").contains("no figures"));
+
+        // From here on every write is refused.
+        fake.writes.store(200, Ordering::SeqCst);
+        assert_eq!(failure(bench(args, &mut text).await), "not one write succeeded with quorum 1");
+        let results: Value = serde_json::from_str(&read("results.json")).unwrap();
+        assert_eq!(results["failure"], "not one write succeeded with quorum 1");
+        assert!(read("report.html").contains("This run failed"));
+        assert!(read("distribution.svg").contains("no figures"));
+    })
+    .await;
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
 async fn the_whole_command_writes_its_json() {
     let path = std::env::temp_dir().join(format!("quorate-bench-{}.json", std::process::id()));
     Fake::with(
@@ -172,7 +208,7 @@ async fn the_whole_command_writes_its_json() {
         async |fake| {
             let mut args = args(&fake, "--rate 5000");
             args.json = Some(path.clone());
-            run(args).await.unwrap();
+            bench(args, &mut String::new()).await.unwrap();
             let text = std::fs::read(&path).unwrap();
             std::fs::remove_file(&path).unwrap();
             let json: Value = serde_json::from_slice(&text).unwrap();
