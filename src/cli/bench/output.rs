@@ -1,7 +1,7 @@
-//! Where the reports go: the terminal, a file (`--json`), a folder (`--report`).
+//! Where a report goes beside the terminal: a file (`--json`), a folder (`--report`).
 //!
-//! Owns the files. Those that cannot be written are found out before anything is measured, not after minutes. Refuses
-//! to know what is in them.
+//! Owns the files. Whether they can be written is found out before anything is measured, not after minutes. Refuses to
+//! know what is in them.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -51,7 +51,7 @@ impl Output {
 fn check_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     for name in Report::file_names() {
-        // A file of an earlier run, which may be another one's, or a folder of this name.
+        // What is there may be somebody else's, or a folder.
         match OpenOptions::new().append(true).open(folder.join(&name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(io::Error::new(error.kind(), format!("{name}: {error}")));

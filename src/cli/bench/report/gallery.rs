@@ -241,11 +241,13 @@ mod tests {
             matches!(p50[..], [Some(a), None, Some(b)] if (a - 0.5).abs() < 0.001 && (b - 2.0).abs() < 0.004),
             "{p50:?}"
         );
+        let first = |series: &Series| values(series)[0].map(|ms| (ms * 100.0).round() / 100.0);
+        assert_eq!([first(&latency.series[0]), first(&latency.series[1])], [Some(0.99), Some(0.95)]);
         assert_eq!(values(&latency.series[3]), [Some(0.4); 3]);
         assert_eq!(latency.series[2].points[2].map(|(x, _)| latency.x.name_at(x)).as_deref(), Some("4"));
         assert_eq!(values(&throughput.series[0]), [Some(12_345.6), Some(0.0), Some(12_345.6)]);
         assert_eq!(values(&delay.series[0]), [Some(2.3), None, Some(2.3)]);
-        assert_eq!(values(&delay.series[2])[0], Some(0.551));
+        assert_eq!([first(&delay.series[1]), first(&delay.series[2])], [Some(0.64), Some(0.55)]);
     }
 
     #[test]
