@@ -40,6 +40,7 @@ pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
         member.bootstrap = true;
     }
     start_log(&config)?;
+    use_small_pages();
     let mut builder = if config.worker_threads == 1 {
         tokio::runtime::Builder::new_current_thread()
     } else {
@@ -110,6 +111,19 @@ fn start_log(config: &Config) -> Result<(), CliError> {
         .try_init()
         .map_err(|error| CliError::Failed(format!("cannot start the log: {error}")))
 }
+
+/// Memory in pages of the usual size. The allocator asks for huge ones, and the first touch of each can take milliseconds,
+/// in which nobody is answered: while a leader's backlog filled up, the p99 of 256 clients was twice what it is without
+/// (docs/BENCHMARKS.md).
+#[cfg(target_os = "linux")]
+fn use_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "the kernel may give this process huge pages");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn use_small_pages() {}
 
 /// The kernel kills this process when the thread that started it ends: a cluster's nodes never outlive it, even if
 /// it is killed with SIGKILL. SIGKILL here too, for a node that is stopped (SIGSTOP) heeds nothing else.
