@@ -4,12 +4,12 @@
 //!  append ─┐                     ┌ BEGIN
 //!  vote ───┤  inbox, in order    │ all that has come meanwhile
 //!  purge ──┼───────────────────▶ ┤ COMMIT            synced: synchronous=FULL
-//!  read ───┘                     │ high-water mark   synced, in a file of its own
+//!  read ───┘                     │ high-water mark   in a file of its own, synced a little later
 //!                                └ tell everybody who waits
 //! ```
 //!
 //! *Group commit.* The thread takes whatever is in its inbox, writes it in one transaction, and only then tells those
-//! who wait: however many they are, they share two syncs. *Order.* The inbox is the order of all writes and reads; a
+//! who wait: however many they are, they share one sync. *Order.* The inbox is the order of all writes and reads; a
 //! read sees everything handed in before it. *After an error, nothing.* A failed write or sync is not tried again: the
 //! kernel may have dropped the pages and would then report success. The database answers everything with that error
 //! from then on, and the node stops.
@@ -45,6 +45,8 @@ use writer::Writer;
 
 /// Requests that share a transaction, at the most.
 const GROUP_MAX: usize = 1024;
+/// How long a mark may be written without being synced while the thread is busy.
+pub const MARK_SYNC_EVERY: Duration = Duration::from_millis(50);
 /// How long the thread waits for requests before it goes on with what can wait.
 const IDLE: Duration = Duration::from_millis(20);
 
@@ -121,7 +123,6 @@ enum Request {
         done: Done,
     },
     /// Need not be on disk at once: goes with the next transaction.
-    Committed(Position),
     /// Take back the entries after this index.
     Truncate {
         after: Option<u64>,
@@ -161,6 +162,7 @@ pub struct Database {
     inbox: Sender<Request>,
     failure: watch::Receiver<Option<String>>,
     stats: Arc<Mutex<CommitStats>>,
+    committed: Arc<Mutex<Option<Position>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -169,10 +171,10 @@ impl Database {
     fn start(folder: PathBuf, writer: Writer) -> io::Result<Database> {
         let (inbox, requests) = channel();
         let (failed, failure) = watch::channel(None);
-        let stats = writer.stats();
+        let (stats, committed) = (writer.stats(), writer.committed());
         let name = "database".to_owned();
         let thread = std::thread::Builder::new().name(name).spawn(move || run(writer, &requests, &failed))?;
-        Ok(Database { folder, inbox, failure, stats, thread: Mutex::new(Some(thread)) })
+        Ok(Database { folder, inbox, failure, stats, committed, thread: Mutex::new(Some(thread)) })
     }
 
     /// Where it is.
@@ -190,9 +192,9 @@ impl Database {
         self.sync(|done| Request::Vote { vote, done }).await
     }
 
-    /// Takes note of what is committed. Goes to disk with the next write.
+    /// Takes note of what is committed. Goes to disk with a write that comes later, or when the node stops.
     pub fn save_committed(&self, committed: Position) {
-        self.send(Request::Committed(committed));
+        *self.committed.lock() = Some(committed);
     }
 
     /// Takes back the entries after index `after`, all of them without one.
