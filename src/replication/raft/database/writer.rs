@@ -22,6 +22,8 @@ pub struct CommitStats {
     pub transactions: u64,
     /// Requests to append that they carried.
     pub appends: u64,
+    /// Times that the end of the log was taken back, because another leader's entries took its place.
+    pub truncations: u64,
     /// Times from the beginning of a transaction until it and the mark are on disk.
     pub commit: LatencyRecorder,
 }
@@ -214,7 +216,10 @@ impl Writer {
                 waiting.push(done);
                 self.put("cluster_id", &cluster_id)
             }
-            Request::Truncate { after } => self.truncate(after),
+            Request::Truncate { after } => {
+                self.stats.lock().truncations += 1;
+                self.truncate(after)
+            }
             Request::Purge { through } => self.purge(through),
             Request::Committed(committed) => {
                 self.committed = Some(committed);
