@@ -39,6 +39,7 @@
 
 mod cluster;
 pub mod database;
+mod disk;
 pub mod log;
 pub mod machine;
 mod membership;
@@ -47,6 +48,7 @@ mod network;
 mod node;
 mod peers;
 mod reads;
+mod runtime;
 pub mod snapshot;
 #[cfg(test)]
 mod storage_tests;
@@ -61,6 +63,7 @@ use crate::tasks::Tasks;
 use crate::wire::Transport;
 
 pub use cluster::Settings;
+pub use disk::{Disk, SimulatedDisk};
 pub use node::{Raft, StartError};
 
 /// Consensus.
@@ -73,6 +76,8 @@ pub struct Environment {
     pub advertise: PeerUrl,
     /// The way to other nodes.
     pub transport: Arc<dyn Transport>,
+    /// Where the work is done that waits for the disk.
+    pub disk: Disk,
     /// Owns every task of the node but openraft's own.
     pub tasks: Tasks,
     /// Seeds what the node draws: its storage id, the id of a cluster that it forms.

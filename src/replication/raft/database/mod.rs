@@ -29,19 +29,22 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{sleep, timeout};
 
 pub use mark::{Mark, Vouched};
 pub use open::{OpenError, Opened, open};
 pub use writer::CommitStats;
 use writer::Writer;
+
+use super::disk::{Disk, SimulatedDisk};
 
 /// Requests that share a transaction, at the most.
 const GROUP_MAX: usize = 1024;
@@ -164,17 +167,29 @@ pub struct Database {
     stats: Arc<Mutex<CommitStats>>,
     committed: Arc<Mutex<Option<Position>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// In simulation there is a task in place of the thread, which this wakes.
+    task: Option<Arc<Notify>>,
 }
 
 impl Database {
     /// Starts the thread.
-    fn start(folder: PathBuf, writer: Writer) -> io::Result<Database> {
+    fn start(folder: PathBuf, writer: Writer, disk: &Disk) -> io::Result<Database> {
         let (inbox, requests) = channel();
         let (failed, failure) = watch::channel(None);
         let (stats, committed) = (writer.stats(), writer.committed());
-        let name = "database".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(move || run(writer, &requests, &failed))?;
-        Ok(Database { folder, inbox, failure, stats, committed, thread: Mutex::new(Some(thread)) })
+        let mut work = Work { writer, requests, failed, group: Vec::new() };
+        let (mut thread, mut task) = (None, None);
+        match disk {
+            Disk::Threads => {
+                let name = "database".to_owned();
+                thread = Some(std::thread::Builder::new().name(name).spawn(move || work.run())?);
+            }
+            Disk::Simulated(disk) => {
+                let waker = task.insert(Arc::new(Notify::new())).clone();
+                disk.tasks.spawn("database", work.run_simulated(disk.clone(), waker));
+            }
+        }
+        Ok(Database { folder, inbox, failure, stats, committed, thread: Mutex::new(thread), task })
     }
 
     /// Where it is.
@@ -273,6 +288,9 @@ impl Database {
                 _ => {}
             }
         }
+        if let Some(task) = &self.task {
+            task.notify_one();
+        }
     }
 }
 
@@ -286,27 +304,73 @@ fn gone() -> io::Error {
     io::Error::other("the database is closed")
 }
 
-/// The thread.
-fn run(mut writer: Writer, requests: &Receiver<Request>, failed: &watch::Sender<Option<String>>) {
-    let mut group = Vec::new();
-    loop {
-        match requests.recv_timeout(IDLE) {
-            Ok(first) => {
-                group.push(first);
-                group.extend(requests.try_iter().take(GROUP_MAX - 1));
+/// What the thread has.
+struct Work {
+    writer: Writer,
+    requests: Receiver<Request>,
+    failed: watch::Sender<Option<String>>,
+    group: Vec<Request>,
+}
+
+impl Work {
+    /// The thread.
+    fn run(&mut self) {
+        loop {
+            match self.requests.recv_timeout(IDLE) {
+                Ok(first) => {
+                    self.group.push(first);
+                    self.group.extend(self.requests.try_iter().take(GROUP_MAX - 1));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.group.push(Request::Stop),
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => group.push(Request::Stop),
+            if self.carry_out() {
+                return;
+            }
         }
-        let is_last = group.iter().any(|request| matches!(request, Request::Stop));
-        writer.carry_out(&mut group, is_last);
-        if let Some(reason) = writer.failure()
-            && failed.borrow().is_none()
+    }
+
+    /// The same under tokio's clock. A group is complete when its transaction begins, and on disk at its end; a crash
+    /// before that takes it.
+    async fn run_simulated(mut self, disk: SimulatedDisk, waker: Arc<Notify>) {
+        let work = async {
+            loop {
+                // Woken, or with time for what can wait.
+                let _ = timeout(IDLE, waker.notified()).await;
+                while self.group.len() < GROUP_MAX {
+                    match self.requests.try_recv() {
+                        Ok(request) => self.group.push(request),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => {
+                            self.group.push(Request::Stop);
+                            break;
+                        }
+                    }
+                }
+                if !self.group.is_empty() {
+                    sleep((disk.latency)()).await;
+                }
+                if self.carry_out() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = disk.tasks.stopping() => {}
+            () = work => {}
+        }
+    }
+
+    /// Carries out the group. Gives whether that was the last.
+    fn carry_out(&mut self) -> bool {
+        let is_last = self.group.iter().any(|request| matches!(request, Request::Stop));
+        self.writer.carry_out(&mut self.group, is_last);
+        if let Some(reason) = self.writer.failure()
+            && self.failed.borrow().is_none()
         {
-            failed.send_replace(Some(reason.to_owned()));
+            self.failed.send_replace(Some(reason.to_owned()));
         }
-        if is_last {
-            return;
-        }
+        is_last
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+use super::super::disk::Disk;
 use super::writer::Writer;
 use super::{Database, Facts, Identity, Mark, Vouched};
 
@@ -75,7 +76,7 @@ pub struct Opened {
 }
 
 /// Opens the folder, or makes it with the id `storage_id` if there is none or it is empty. Blocks.
-pub fn open(folder: &Path, storage_id: u64) -> Result<Opened, OpenError> {
+pub fn open(folder: &Path, storage_id: u64, disk: &Disk) -> Result<Opened, OpenError> {
     let system = |error| OpenError::Folder { folder: folder.to_owned(), error };
     let damaged = |what: String| OpenError::Damaged { folder: folder.to_owned(), what };
     fs::create_dir_all(folder).map_err(system)?;
@@ -112,14 +113,14 @@ pub fn open(folder: &Path, storage_id: u64) -> Result<Opened, OpenError> {
         return Err(OpenError::Behind { folder: folder.to_owned(), what });
     }
     writer.set_mark(mark);
-    let database = Database::start(folder.to_owned(), writer).map_err(system)?;
+    let database = Database::start(folder.to_owned(), writer, disk).map_err(system)?;
     Ok(Opened { database, identity, facts })
 }
 
 /// For a test: a database that may not grow beyond so many pages.
 #[cfg(test)]
 pub(super) fn open_with_pages(folder: &Path, pages_max: u32) -> Result<Opened, OpenError> {
-    let opened = open(folder, 0)?;
+    let opened = open(folder, 0, &Disk::Threads)?;
     let (done, set) = std::sync::mpsc::channel();
     opened.database.send(super::Request::LimitPages { pages_max, done });
     let _ = set.recv();

@@ -3,11 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::{Done, Facts, Identity, MARK_SYNC_EVERY, Mark, Position, Request, Row, VoteRecord, Vouched};
 use crate::observe::LatencyRecorder;
@@ -25,6 +26,8 @@ pub struct CommitStats {
     pub transactions: u64,
     /// Requests to append that they carried.
     pub appends: u64,
+    /// Times that the end of the log was taken back, because another leader's entries took its place.
+    pub truncations: u64,
     /// Times from the beginning of a transaction until it is on disk.
     pub commit: LatencyRecorder,
 }
@@ -40,6 +43,7 @@ pub(super) struct Writer {
     first_row: Option<u64>,
     /// What is committed, not yet written down. Set by others: it is not worth waking this thread.
     committed: Arc<Mutex<Option<Position>>>,
+    // Times by tokio's clock, which is the system's on a thread and stands still in simulation.
     committed_written: Instant,
     mark_synced: Instant,
     failure: Option<String>,
@@ -238,7 +242,10 @@ impl Writer {
                 waiting.push(done);
                 self.put("cluster_id", &cluster_id)
             }
-            Request::Truncate { after } => self.truncate(after),
+            Request::Truncate { after } => {
+                self.stats.lock().truncations += 1;
+                self.truncate(after)
+            }
             Request::Purge { through } => self.purge(through),
             Request::Read { indexes, reply } => {
                 let rows = self.read(indexes);
