@@ -39,12 +39,14 @@
 
 mod cluster;
 pub mod database;
+mod fates;
 pub mod log;
 pub mod machine;
 mod membership;
 pub mod message;
 mod network;
 mod node;
+mod overview;
 mod peers;
 mod reads;
 pub mod snapshot;
@@ -61,6 +63,7 @@ use crate::tasks::Tasks;
 use crate::wire::Transport;
 
 pub use cluster::Settings;
+pub use database::Synchronous;
 pub use node::{Raft, StartError};
 
 /// Consensus.

@@ -11,7 +11,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{RaftSnapshotBuilder, StorageError};
 
 use super::database::testing::Folder;
-use super::database::{Opened, open};
+use super::database::{Opened, Synchronous, open};
 use super::log::Log;
 use super::machine::Machine;
 use super::types::{Command, Entry, LogId, Operation, Types, Vote};
@@ -28,7 +28,8 @@ impl StoreBuilder<Types, Log, Machine, Folder> for Folders {
 }
 
 fn open_both(folder: &Path) -> (Log, Machine) {
-    let Opened { database, facts, .. } = open(folder, 1).unwrap_or_else(|error| panic!("{error}"));
+    let Opened { database, facts, .. } =
+        open(folder, 1, Synchronous::Full).unwrap_or_else(|error| panic!("{error}"));
     (Log::new(database.into(), &facts, 1000), Machine::new(folder.to_owned()).unwrap())
 }
 

@@ -77,13 +77,14 @@ pub struct Mark {
     file: File,
     sequence: u64,
     vouched: Vouched,
+    is_synced: bool,
 }
 
 impl Mark {
     /// Makes the file, with nothing vouched for.
     pub fn create(path: &Path) -> io::Result<Mark> {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-        let mut mark = Mark { file, sequence: 0, vouched: Vouched::default() };
+        let mut mark = Mark { file, sequence: 0, vouched: Vouched::default(), is_synced: true };
         // Both slots are written, so that the file never grows again: a sync of it then touches nothing but its data.
         mark.write(Vouched::default())?;
         mark.write(Vouched::default())?;
@@ -95,7 +96,7 @@ impl Mark {
     pub fn open(path: &Path) -> io::Result<Option<Mark>> {
         let file = File::options().read(true).write(true).open(path)?;
         let newest = (0..2).filter_map(|slot| read_slot(&file, slot)).max_by_key(|slot| slot.sequence);
-        Ok(newest.map(|Slot { sequence, vouched, .. }| Mark { file, sequence, vouched }))
+        Ok(newest.map(|Slot { sequence, vouched, .. }| Mark { file, sequence, vouched, is_synced: true }))
     }
 
     /// What has been vouched for.
@@ -103,7 +104,13 @@ impl Mark {
         self.vouched
     }
 
-    /// Vouches for this from now on; on disk when it returns.
+    /// Whether what is vouched for is synced each time. A mark that is not may be lost with the database's end, or outlive
+    /// it: then the node does not start.
+    pub fn set_synced(&mut self, is_synced: bool) {
+        self.is_synced = is_synced;
+    }
+
+    /// Vouches for this from now on; on disk when it returns, if it is synced.
     pub fn write(&mut self, vouched: Vouched) -> io::Result<()> {
         let sequence = self.sequence + 1;
         let slot = Slot { sequence, vouched, checksum: Slot::checksum(sequence, &vouched) };
@@ -111,7 +118,9 @@ impl Mark {
         bytes.resize(SLOT_BYTES - 1, b' ');
         bytes.push(b'\n');
         self.file.write_all_at(&bytes, sequence % 2 * SLOT_BYTES as u64)?;
-        self.file.sync_data()?;
+        if self.is_synced {
+            self.file.sync_data()?;
+        }
         (self.sequence, self.vouched) = (sequence, vouched);
         Ok(())
     }

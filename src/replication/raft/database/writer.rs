@@ -85,6 +85,7 @@ impl Writer {
         let identity = Identity {
             storage_id: number("storage_id")?.unwrap_or_default(),
             cluster_id: self.fact("cluster_id")?,
+            was_member: self.fact("was_member")?.is_some_and(|text| text == "true"),
         };
         (self.facts, self.first_row) = (facts, first_row);
         Ok((identity, facts))
@@ -213,6 +214,10 @@ impl Writer {
             Request::JoinCluster { cluster_id, done } => {
                 waiting.push(done);
                 self.put("cluster_id", &cluster_id)
+            }
+            Request::BecomeMember { done } => {
+                waiting.push(done);
+                self.put("was_member", "true")
             }
             Request::Truncate { after } => self.truncate(after),
             Request::Purge { through } => self.purge(through),
@@ -357,9 +362,10 @@ type Answer = (tokio::sync::oneshot::Sender<io::Result<Vec<Row>>>, io::Result<Ve
 fn refuse(requests: impl Iterator<Item = Request>, waiting: &mut Vec<Done>, reads: &mut Vec<Answer>) {
     for request in requests {
         match request {
-            Request::Append { done, .. } | Request::Vote { done, .. } | Request::JoinCluster { done, .. } => {
-                waiting.push(done);
-            }
+            Request::Append { done, .. }
+            | Request::Vote { done, .. }
+            | Request::JoinCluster { done, .. }
+            | Request::BecomeMember { done } => waiting.push(done),
             Request::Read { reply, .. } => reads.push((reply, Ok(Vec::new()))),
             _ => {}
         }
