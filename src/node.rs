@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 
 use crate::address::PeerUrl;
-use crate::config::{Config, Limits, MemberConfig, RoleConfig};
+use crate::config::{Config, Limits, MemberConfig, RoleConfig, Synchronous};
 use crate::http::{self, Api, Routes};
 use crate::replication::Replication;
 use crate::replication::quorum::{Environment, FollowerSettings, LeaderSettings, Quorum};
@@ -134,6 +134,11 @@ async fn start_raft(
         heartbeat_interval: config.heartbeat_interval,
         max_missed_heartbeats: config.max_missed_heartbeats,
         snapshot_every: member.snapshot_every,
+        synchronous: match member.synchronous {
+            Synchronous::Full => raft::Synchronous::Full,
+            Synchronous::Normal => raft::Synchronous::Normal,
+            Synchronous::Off => raft::Synchronous::Off,
+        },
         write_timeout,
         read_timeout,
         batch_max_bytes,

@@ -27,6 +27,10 @@ struct Health {
     role: Option<String>,
     version: Option<u64>,
     epoch: Option<String>,
+    term: Option<u64>,
+    leader_id: Option<String>,
+    commit_index: Option<u64>,
+    last_applied: Option<u64>,
     write_quorum: Option<u64>,
     leader: Option<String>,
     message: Option<String>,
@@ -121,9 +125,20 @@ fn describe(url: &PeerUrl, health: &Health, own: &[Option<Health>]) -> String {
     let mut text = table(&rows);
     if let Some(quorum) = health.write_quorum {
         let epoch = health.epoch.as_ref().map(|epoch| format!("; epoch {epoch}")).unwrap_or_default();
+        // A raft member that does not lead knows the quorum, and not how far the others are.
+        if health.term.is_none() || !health.followers.is_empty() {
+            text.push_str(&format!(
+                "\na write is acknowledged by {quorum} of {} followers{epoch}\n",
+                health.followers.len()
+            ));
+        }
+    }
+    if let Some(term) = health.term {
         text.push_str(&format!(
-            "\na write is acknowledged by {quorum} of {} followers{epoch}\n",
-            health.followers.len()
+            "\nterm {term}, leader {}; the log is committed up to index {}, applied up to {}\n",
+            or_dash(&health.leader_id),
+            number(health.commit_index),
+            number(health.last_applied)
         ));
     }
     if let Some(message) = &health.message {
@@ -214,5 +229,28 @@ mod tests {
              \nleader: waits for http://b:2\n\
              if they will never come back: quorate recover --accept-loss 8-0000000000000001 --url http://l:1\n"
         );
+    }
+
+    #[test]
+    fn in_raft_mode_the_table_is_followed_by_term_leader_and_index() {
+        let health: Health = serde_json::from_str(
+            r#"{"status":"healthy","role":"leader","node_id":"n0","version":7,"term":3,"leader":"http://a:1",
+                "leader_id":"n0","commit_index":12,"last_applied":11,"write_quorum":1,"followers":[
+                {"node_id":"n1","url":"http://b:2","state":"up","acked_version":9,"lag":3}]}"#,
+        )
+        .unwrap();
+        let own = [Some(Health { version: Some(6), status: Some("healthy".into()), ..Health::default() })];
+        let text = describe(&PeerUrl::parse("a:1").unwrap(), &health, &own);
+        assert_eq!(
+            text,
+            "NODE  ROLE      STATE    VERSION  LAG  URL\n\
+             n0    leader    healthy  7        -    http://a:1\n\
+             n1    follower  up       6        3    http://b:2\n\
+             \na write is acknowledged by 1 of 1 followers\n\
+             \nterm 3, leader n0; the log is committed up to index 12, applied up to 11\n"
+        );
+        let alone = Health { followers: Vec::new(), leader_id: None, ..health };
+        let text = describe(&PeerUrl::parse("a:1").unwrap(), &alone, &[]);
+        assert!(!text.contains("acknowledged") && text.contains("term 3, leader -;"), "{text}");
     }
 }

@@ -12,7 +12,7 @@ use super::complaint::Complaints;
 use super::raw::names::*;
 use super::raw::{RawConfig, Setting};
 use super::units::{format_duration, format_size, parse_duration, parse_size};
-use super::{Config, Limits, MemberConfig, RoleConfig};
+use super::{Config, Limits, MemberConfig, RoleConfig, Synchronous};
 use crate::address::PeerUrl;
 
 /// Followers of one leader, at the most.
@@ -344,6 +344,16 @@ impl<'a> Check<'a> {
         let election_timeout_min = self.duration(&ELECTION_TIMEOUT_MIN, SHORTEST..=MINUTE);
         let election_timeout_max = self.duration(&ELECTION_TIMEOUT_MAX, SHORTEST..=MINUTE);
         let snapshot_every = self.number(&SNAPSHOT_EVERY, 10..=10_000_000);
+        let synchronous = match self.given(&SYNCHRONOUS).unwrap_or(SYNCHRONOUS.default) {
+            "normal" => Synchronous::Normal,
+            "off" => Synchronous::Off,
+            other => {
+                if other != "full" {
+                    self.complain(&SYNCHRONOUS, "it must be full, normal or off");
+                }
+                Synchronous::Full
+            }
+        };
         if role == Some(Role::Member) {
             let longest = format_duration(election_timeout_max);
             self.rule([&ELECTION_TIMEOUT_MIN, &ELECTION_TIMEOUT_MAX], election_timeout_min < election_timeout_max, || {
@@ -365,6 +375,7 @@ impl<'a> Check<'a> {
             election_timeout_min,
             election_timeout_max,
             snapshot_every,
+            synchronous,
         }
     }
 

@@ -88,6 +88,19 @@ pub struct MemberConfig {
     pub election_timeout_max: Duration,
     /// `SNAPSHOT_EVERY`.
     pub snapshot_every: u64,
+    /// `SYNCHRONOUS`.
+    pub synchronous: Synchronous,
+}
+
+/// How a raft node's commits are synced, in SQLite's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Each commit is on disk before anybody is told.
+    Full,
+    /// The log is synced now and then: a power cut may lose the newest commits.
+    Normal,
+    /// Nothing is ever synced.
+    Off,
 }
 
 /// Limits, each an environment variable of the same name in capitals.

@@ -193,7 +193,7 @@ fn a_member_takes_its_settings_and_their_defaults() {
     assert_eq!((member.peers.len(), member.bootstrap, member.write_quorum), (0, false, None));
     let timeouts = (member.election_timeout_min, member.election_timeout_max);
     assert_eq!(timeouts, (Duration::from_millis(150), Duration::from_millis(300)));
-    assert_eq!(member.snapshot_every, 10_000);
+    assert_eq!((member.snapshot_every, member.synchronous), (10_000, Synchronous::Full));
 
     let more = [
         ("SERVER_ID", "s2"),
@@ -220,9 +220,15 @@ fn wrong_settings_of_raft_mode_are_refused_by_name() {
         (&[("HEARTBEAT_INTERVAL", "150ms")], &["HEARTBEAT_INTERVAL"]),
         (&[("SNAPSHOT_EVERY", "1")], &["SNAPSHOT_EVERY"]),
         (&[("WRITE_QUORUM", "0")], &["WRITE_QUORUM"]),
+        (&[("SYNCHRONOUS", "FULL")], &["SYNCHRONOUS"]),
+        (&[("SYNCHRONOUS", "1")], &["SYNCHRONOUS"]),
         (&[("HOST", "0.0.0.0"), ("CLUSTER_TOKEN", "t")], &["ADVERTISE"]),
     ] {
         assert_eq!(variables(&check(&[("MODE", "raft")], more)), expected, "{more:?}");
+    }
+    for (text, expected) in [("normal", Synchronous::Normal), ("off", Synchronous::Off)] {
+        let config = check(&[("MODE", "raft")], &[("SYNCHRONOUS", text)]).unwrap();
+        assert!(matches!(config.role, RoleConfig::Member(member) if member.synchronous == expected));
     }
     let grpc = check(&[("MODE", "grpc")], &[("ROLE", "follower")]).unwrap_err().to_string();
     assert!(grpc.contains("raft"), "{grpc}");

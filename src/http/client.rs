@@ -1,4 +1,5 @@
-//! `/write`, `/delete`, `/read` and `/recover`: from a request to a call of `Replication`, and back.
+//! `/write`, `/delete`, `/read`, all three as `/api/command`, and `/recover`: from a request to a call of `Replication`,
+//! and back.
 
 use std::sync::Arc;
 
@@ -7,11 +8,11 @@ use axum::response::Response;
 
 use super::answer::Answer;
 use super::error::Failure;
-use super::json::{self, WriteBody};
+use super::json::{self, Op, WriteBody};
 use super::query::Query;
 use super::schema::{
-    DeleteAnswer, DeleteRequest, DoneAnswer, ErrorAnswer, ReadAnswer, RecoverRequest, WriteAnswer,
-    WriteRequest,
+    CommandAnswer, CommandRequest, DeleteAnswer, DeleteRequest, DoneAnswer, ErrorAnswer, ReadAnswer,
+    RecoverRequest, WriteAnswer, WriteRequest,
 };
 use super::{Api, body, peer};
 use crate::replication::Replication;
@@ -67,9 +68,14 @@ async fn change(api: &Api, request: Request, is_write: bool) -> Result<Response,
     let (head, body) = request.into_parts();
     let limits = &api.limits;
     let body = body::read(&head.headers, body, limits.max_body_bytes, limits.header_timeout).await?;
-    let query = Query::parse(head.uri.query(), &["quorum", "if_version"])?;
+    store(api, head.uri.query(), &body, is_write).await
+}
+
+/// Stores what a body says, or deletes its key.
+async fn store(api: &Api, query: Option<&str>, body: &[u8], is_write: bool) -> Result<Response, Failure> {
+    let query = Query::parse(query, &["quorum", "if_version"])?;
     let (quorum, if_version) = (query.number("quorum", 1)?, query.number("if_version", 0)?);
-    let parsed = WriteBody::parse(&body, limits.max_key_bytes, limits.max_json_depth)?;
+    let parsed = WriteBody::parse(body, api.limits.max_key_bytes, api.limits.max_json_depth)?;
     let value = match parsed.value {
         Some(value) if is_write => Some(Value::from_json_text(value.get())),
         None if is_write => {
@@ -127,6 +133,11 @@ async fn find(api: &Api, uri: &axum::http::Uri) -> Result<Response, Failure> {
     let query = Query::parse(uri.query(), known)?;
     let key = query.text("key").ok_or_else(|| Failure::invalid("missing query parameter: /read?key=…"))?;
     json::check_key(key, api.limits.max_key_bytes)?;
+    look_up(api, key, &query).await
+}
+
+/// Reads a key, with the guarantees that the query asks for.
+async fn look_up(api: &Api, key: &str, query: &Query<'_>) -> Result<Response, Failure> {
     let options = ReadOptions {
         quorum: query.number("quorum", 1)?,
         min_acks: query.number("min_acks", 1)?,
@@ -155,6 +166,47 @@ async fn find(api: &Api, uri: &axum::http::Uri) -> Result<Response, Failure> {
         .add("version", &found.version)
         .add("node_id", &*api.node_id)
         .finish())
+}
+
+/// Write, delete or read, as the body says.
+#[utoipa::path(post, path = "/api/command", tag = "store", request_body = CommandRequest,
+    params(
+        ("quorum" = Option<u64>, Query, minimum = 1, description = "As for /write, /delete or /read"),
+        ("if_version" = Option<u64>, Query, description = "As for /write and /delete"),
+        ("min_acks" = Option<u64>, Query, minimum = 1, description = "As for /read"),
+        ("min_version" = Option<u64>, Query, description = "As for /read"),
+        ("consistency" = Option<String>, Query, description = "As for /read"),
+    ),
+    responses(
+        (status = 200, description = "As /write, /delete or /read answer", body = CommandAnswer),
+        (status = 400, description = "`invalid_request`: nothing was stored", body = ErrorAnswer),
+        (status = 404, description = "`key_not_found`: nothing was stored", body = ErrorAnswer),
+        (status = 408, description = "`request_timeout`: the body did not arrive; nothing was stored", body = ErrorAnswer),
+        (status = 412, description = "`version_mismatch`, with `version`: nothing was stored", body = ErrorAnswer),
+        (status = 413, description = "`too_large`: nothing was stored", body = ErrorAnswer),
+        (status = 415, description = "`unsupported_media_type`: nothing was stored", body = ErrorAnswer),
+        (status = 421, description = "`not_leader`, with `leader`: nothing was stored", body = ErrorAnswer),
+        (status = 503, description = "`unavailable`, with `reason`: nothing was stored, anywhere", body = ErrorAnswer),
+        (status = 504, description = "As /write, /delete or /read answer", body = ErrorAnswer),
+    ))]
+pub(super) async fn command(State(api): State<Arc<Api>>, request: Request) -> Response {
+    api.answer(carry_out(&api, request).await)
+}
+
+async fn carry_out(api: &Api, request: Request) -> Result<Response, Failure> {
+    let (head, body) = request.into_parts();
+    let limits = &api.limits;
+    let body = body::read(&head.headers, body, limits.max_body_bytes, limits.header_timeout).await?;
+    let query = head.uri.query();
+    match json::parse_op(&body, limits.max_json_depth)? {
+        Op::Write => store(api, query, &body, true).await,
+        Op::Delete => store(api, query, &body, false).await,
+        Op::Read => {
+            let query = Query::parse(query, &["quorum", "min_acks", "min_version", "consistency"])?;
+            let parsed = WriteBody::parse(&body, limits.max_key_bytes, limits.max_json_depth)?;
+            look_up(api, &parsed.key, &query).await
+        }
+    }
 }
 
 /// Let a recovering leader go on without the followers it waits for, giving up what only they may hold.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::replication::outcome::{MemberError, ReadError, Unavailable, WriteError};
+use crate::replication::overview::LogError;
 use crate::wire::{Refusal, RefusalReason};
 
 /// What went wrong, in a word for programs.
@@ -26,6 +27,9 @@ pub(super) enum Code {
     SnapshotDiscarded,
     Incomplete,
     WrongCluster,
+    Removed,
+    AlreadyMember,
+    Purged,
     VersionMismatch,
     TooLarge,
     UnsupportedMediaType,
@@ -53,6 +57,9 @@ impl Code {
             Code::SnapshotDiscarded => (StatusCode::CONFLICT, "snapshot_discarded"),
             Code::Incomplete => (StatusCode::CONFLICT, "incomplete"),
             Code::WrongCluster => (StatusCode::CONFLICT, "wrong_cluster"),
+            Code::Removed => (StatusCode::CONFLICT, "removed"),
+            Code::AlreadyMember => (StatusCode::CONFLICT, "already_member"),
+            Code::Purged => (StatusCode::GONE, "purged"),
             Code::VersionMismatch => (StatusCode::PRECONDITION_FAILED, "version_mismatch"),
             Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
@@ -201,6 +208,9 @@ impl From<MemberError> for Failure {
                     "it is not known whether the members were changed: {message}; look at /cluster/members"
                 ),
             ),
+            MemberError::AlreadyMember(_) => Failure::new(Code::AlreadyMember, error.to_string()),
+            MemberError::WrongCluster(_) => Failure::new(Code::WrongCluster, error.to_string()),
+            MemberError::Removed(_) => Failure::new(Code::Removed, error.to_string()),
             MemberError::Unavailable(unavailable) => unavailable.into(),
         }
     }
@@ -242,6 +252,25 @@ impl From<ReadError> for Failure {
     }
 }
 
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Failure {
+        match error {
+            LogError::Purged { first } => Failure::new(
+                Code::Purged,
+                format!(
+                    "the log begins at {first}, what came before is in the store alone: ask from there on, or read \
+                     /data"
+                ),
+            )
+            .with("first", first),
+            LogError::NotLeader { leader } => {
+                Failure::not_leader("this node is a follower and keeps no log", leader)
+            }
+            LogError::Failed(_) => Failure::new(Code::Internal, error.to_string()),
+        }
+    }
+}
+
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let code = match refusal.reason {
@@ -251,6 +280,7 @@ impl From<Refusal> for Failure {
             RefusalReason::Incomplete => Code::Incomplete,
             RefusalReason::NotFollower => Code::NotFollower,
             RefusalReason::WrongCluster => Code::WrongCluster,
+            RefusalReason::Removed => Code::Removed,
             RefusalReason::Unavailable => Code::Unavailable,
             RefusalReason::InvalidRequest => Code::InvalidRequest,
             RefusalReason::Unauthorized => Code::Unauthorized,
@@ -318,6 +348,7 @@ mod tests {
             (RefusalReason::Incomplete, 409),
             (RefusalReason::NotFollower, 421),
             (RefusalReason::WrongCluster, 409),
+            (RefusalReason::Removed, 409),
             (RefusalReason::Unavailable, 503),
             (RefusalReason::InvalidRequest, 400),
             (RefusalReason::Unauthorized, 401),

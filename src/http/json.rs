@@ -55,6 +55,27 @@ impl<'a> WriteBody<'a> {
     }
 }
 
+/// What `/api/command` can be asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Op {
+    /// As `/write`.
+    Write,
+    /// As `/delete`.
+    Delete,
+    /// As `/read`.
+    Read,
+}
+
+/// Reads what the body of `/api/command` asks for. The rest of it is a [`WriteBody`].
+pub(super) fn parse_op(body: &[u8], depth_max: usize) -> Result<Op, String> {
+    #[derive(Deserialize)]
+    struct Command {
+        op: Op,
+    }
+    object::<Command>(body, depth_max).map(|command| command.op)
+}
+
 /// The body of `/recover`.
 #[derive(Deserialize, Debug)]
 struct RecoverBody {
@@ -75,6 +96,15 @@ struct LeaderBody {
 /// Reads the body of `/cluster/leader`: `{"to":"<name>"}`.
 pub(super) fn parse_leader(body: &[u8], depth_max: usize) -> Result<String, String> {
     object::<LeaderBody>(body, depth_max).map(|body| body.to)
+}
+
+/// Reads the body of `POST /cluster/members`: `{"url":"<host:port>"}`.
+pub(super) fn parse_member(body: &[u8], depth_max: usize) -> Result<String, String> {
+    #[derive(Deserialize)]
+    struct MemberBody {
+        url: String,
+    }
+    object::<MemberBody>(body, depth_max).map(|body| body.url)
 }
 
 /// A key is not empty and not too long.

@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 
 use super::answer::{Answer, json, write_json};
 use super::error::Failure;
-use super::json::parse_leader;
+use super::json::{parse_leader, parse_member};
 use super::query::Query;
-use super::schema::{DoneAnswer, ErrorAnswer, LeaderRequest};
+use super::schema::{DoneAnswer, ErrorAnswer, LeaderRequest, MemberRequest};
 use super::{Api, body, peer};
 use crate::replication::outcome::MemberHealth;
 
@@ -60,6 +60,47 @@ pub(super) async fn members(State(api): State<Arc<Api>>) -> Response {
         write_json(&mut body, &MembersAnswer { status: "success", node_id: &api.node_id, members });
         json(Body::from(body))
     }))
+}
+
+/// A node that has become a member.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AddedAnswer<'a> {
+    /// `success`
+    status: &'static str,
+    node_id: &'a str,
+    member: MemberAnswer,
+}
+
+/// Add a running node that belongs to no cluster yet. Asked of the leader; answered when the node votes.
+#[utoipa::path(post, path = "/cluster/members", tag = "cluster", request_body = MemberRequest,
+    security(("cluster_token" = [])),
+    responses(
+        (status = 200, description = "It is a voter", body = AddedAnswer),
+        (status = 400, description = "`invalid_request`: no address, a name that another member has, or no node of raft mode", body = ErrorAnswer),
+        (status = 401, description = "`unauthorized`: CLUSTER_TOKEN is set and was not sent", body = ErrorAnswer),
+        (status = 408, description = "`request_timeout`: the body did not arrive", body = ErrorAnswer),
+        (status = 409, description = "`already_member`, `wrong_cluster` (it belongs to another), or `removed` (its data must go first)", body = ErrorAnswer),
+        (status = 413, description = "`too_large`", body = ErrorAnswer),
+        (status = 415, description = "`unsupported_media_type`", body = ErrorAnswer),
+        (status = 421, description = "`not_leader`, with `leader`", body = ErrorAnswer),
+        (status = 503, description = "`unavailable`: it cannot be reached, or this node runs in quorum mode", body = ErrorAnswer),
+        (status = 504, description = "`quorum_timeout`: it does not vote yet; that goes on", body = ErrorAnswer),
+    ))]
+pub(super) async fn add(State(api): State<Arc<Api>>, request: Request) -> Response {
+    api.answer(add_member(&api, request).await)
+}
+
+async fn add_member(api: &Api, request: Request) -> Result<Response, Failure> {
+    let (head, body) = request.into_parts();
+    let limits = &api.limits;
+    let body = peer::admit(api, &head.headers, body).await?;
+    let body = body::read(&head.headers, body, limits.max_body_bytes, limits.header_timeout).await?;
+    Query::parse(head.uri.query(), &[])?;
+    let url = parse_member(&body, limits.max_json_depth)?;
+    let member = api.replication.add_member(&url).await?.into();
+    let mut body = Vec::with_capacity(256);
+    write_json(&mut body, &AddedAnswer { status: "success", node_id: &api.node_id, member });
+    Ok(json(Body::from(body)))
 }
 
 /// Remove a member for good. Asked of the leader.

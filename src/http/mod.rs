@@ -10,6 +10,9 @@
 //! GET  /data               data.rs     all keys, streamed      query.rs  what may stand in a query (pure)
 //! GET  /health /ready      status.rs                           server.rs connections, their limits and their end
 //! POST /recover            client.rs   go on in spite of loss
+//! GET  /api/status         overview.rs the cluster as this node sees it
+//! GET  /api/logs           overview.rs the log, a line an operation
+//! POST /api/command        client.rs   write, delete or read, said in the body
 //! GET  /cluster/members …  members.rs  who belongs to a raft cluster
 //! POST /replicate …        peer.rs     messages of other nodes
 //! GET  /openapi.json                   all of this, for programs
@@ -26,6 +29,7 @@ mod data;
 mod error;
 mod json;
 mod members;
+mod overview;
 mod peer;
 mod query;
 mod schema;
@@ -117,7 +121,10 @@ fn router(api: Arc<Api>) -> Router {
         .routes(routes!(status::health))
         .routes(routes!(status::ready))
         .routes(routes!(client::recover))
-        .routes(routes!(members::members))
+        .routes(routes!(client::command))
+        .routes(routes!(overview::status))
+        .routes(routes!(overview::logs))
+        .routes(routes!(members::members, members::add))
         .routes(routes!(members::remove))
         .routes(routes!(members::transfer));
     for path in PeerPath::ALL {

@@ -69,6 +69,7 @@ pub(super) fn operation(path: PeerPath) -> (HttpMethod, OperationBuilder) {
         PeerPath::RaftWrite => "Raft: writes that another node took, for the leader",
         PeerPath::RaftReadIndex => "Raft: up to where the log must be applied to answer a read",
         PeerPath::RaftJoin => "Raft: a node that wants to join, or has moved",
+        PeerPath::RaftInvite => "Raft: join the cluster of the sender, if this node belongs to none",
     };
     let statuses = [
         ("200", "Done"),
@@ -76,7 +77,7 @@ pub(super) fn operation(path: PeerPath) -> (HttpMethod, OperationBuilder) {
         ("401", "`unauthorized`: CLUSTER_TOKEN is set and was not sent"),
         (
             "409",
-            "`stale_epoch`, `restarted`, `snapshot_discarded`, `incomplete` or `wrong_cluster`: nothing was changed",
+            "`stale_epoch`, `restarted`, `snapshot_discarded`, `incomplete`, `wrong_cluster` or `removed`: nothing was changed",
         ),
         ("421", "`not_follower`: this node is a leader"),
         ("503", "`unavailable`"),

@@ -24,11 +24,32 @@ pub(super) struct DeleteRequest {
     key: String,
 }
 
+/// A write, a delete or a read.
+#[derive(ToSchema)]
+pub(super) struct CommandRequest {
+    /// `write`, `delete` or `read`
+    #[schema(example = "write")]
+    op: String,
+    /// Not empty, at most `MAX_KEY_BYTES` bytes.
+    #[schema(example = "k")]
+    key: String,
+    /// What to write: any JSON.
+    value: Option<serde_json::Value>,
+}
+
 /// An epoch to give up.
 #[derive(ToSchema)]
 pub(super) struct RecoverRequest {
     /// As `/health` of the recovering leader names it: `number-id`.
     epoch: String,
+}
+
+/// The node that is to be a member.
+#[derive(ToSchema)]
+pub(super) struct MemberRequest {
+    /// Where it is.
+    #[schema(example = "10.0.0.7:5000")]
+    url: String,
 }
 
 /// The member that is to lead.
@@ -86,6 +107,25 @@ pub(super) struct ReadAnswer {
     value: serde_json::Value,
     version: u64,
     node_id: String,
+}
+
+/// What /write, /delete or /read answer.
+#[derive(ToSchema)]
+pub(super) struct CommandAnswer {
+    /// `success`
+    status: String,
+    key: String,
+    /// Of a write or a read: as it was sent.
+    value: Option<serde_json::Value>,
+    version: u64,
+    /// Of a write or a delete: followers that had it when this was answered.
+    acks: Option<usize>,
+    /// Of a write or a delete: followers that had to.
+    quorum: Option<usize>,
+    /// The node that did it.
+    node_id: String,
+    /// Raft mode: the node that was asked, if it was not the leader.
+    forwarded_by: Option<String>,
 }
 
 /// A node's entries, or a page of them.

@@ -78,6 +78,9 @@ enum DetailAnswer {
         last_applied: u64,
         storage_id: u64,
         cluster_id: Option<String>,
+        /// It was removed from the cluster: `message` says what to do.
+        #[serde(skip_serializing_if = "is_false")]
+        removed: bool,
         /// Followers that must have a write on disk before it is acknowledged.
         write_quorum: Option<usize>,
         /// The other members, if this one leads; `acked_version` is the log index known to be on their disk.
@@ -86,6 +89,12 @@ enum DetailAnswer {
         commit_p50_us: Option<f64>,
         commit_p99_us: Option<f64>,
     },
+}
+
+/// For what is said only where it is so.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+pub(super) fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A follower as the leader sees it.
@@ -127,11 +136,7 @@ struct RecoveryAnswer {
 impl HealthAnswer {
     fn new(health: Health, node_id: &str, mode: &'static str) -> HealthAnswer {
         HealthAnswer {
-            status: match health.condition {
-                Condition::Healthy => "healthy",
-                Condition::Degraded => "degraded",
-                Condition::Recovering => "recovering",
-            },
+            status: condition_name(health.condition),
             role: role_name(health.role),
             node_id: node_id.to_owned(),
             mode,
@@ -166,6 +171,7 @@ impl From<Detail> for DetailAnswer {
                 last_applied,
                 storage_id,
                 cluster_id,
+                is_removed,
                 write_quorum,
                 followers,
                 commit_p50_us,
@@ -180,6 +186,7 @@ impl From<Detail> for DetailAnswer {
                 last_applied,
                 storage_id,
                 cluster_id,
+                removed: is_removed,
                 write_quorum,
                 followers: followers.into_iter().map(FollowerAnswer::from).collect(),
                 commit_p50_us,
@@ -207,6 +214,15 @@ impl From<RecoveryHealth> for RecoveryAnswer {
     fn from(health: RecoveryHealth) -> RecoveryAnswer {
         let RecoveryHealth { epoch, missing, message } = health;
         RecoveryAnswer { epoch, missing, message }
+    }
+}
+
+/// The condition's word.
+pub(super) fn condition_name(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Healthy => "healthy",
+        Condition::Degraded => "degraded",
+        Condition::Recovering => "recovering",
     }
 }
 

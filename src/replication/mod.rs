@@ -6,9 +6,10 @@
 //! *Raft mode* ([`raft`]): an elected leader, a log on disk, a write answered once a majority has it there. It outlives the
 //! loss of any minority, and the power cut of all.
 //!
-//! The two share [`outcome`], the store and the wire, and never import each other.
+//! The two share [`outcome`], [`overview`], the store and the wire, and never import each other.
 
 pub mod outcome;
+pub mod overview;
 pub mod quorum;
 pub mod raft;
 
@@ -20,6 +21,7 @@ use outcome::{
     Found, Health, MemberError, MemberHealth, Page, ReadError, ReadOptions, Unavailable, Write, WriteError,
     Written,
 };
+use overview::{LogError, LogPage, LogRange, Overview};
 
 /// A node's part in replication, whatever the mode. Cheap to clone.
 #[derive(Clone)]
@@ -63,6 +65,22 @@ impl Replication {
         }
     }
 
+    /// The cluster as this node sees it. Cheaper than [`Replication::health`].
+    pub fn overview(&self) -> Overview {
+        match self {
+            Replication::Quorum(quorum) => quorum.overview(),
+            Replication::Raft(raft) => raft.overview(),
+        }
+    }
+
+    /// A part of the log.
+    pub async fn log(&self, range: LogRange) -> Result<LogPage, LogError> {
+        match self {
+            Replication::Quorum(quorum) => quorum.log(range),
+            Replication::Raft(raft) => raft.log(range).await,
+        }
+    }
+
     /// The version alone: see [`Health::version`].
     pub fn version(&self) -> Version {
         match self {
@@ -103,6 +121,14 @@ impl Replication {
         match self {
             Replication::Quorum(_) => Err(fixed()),
             Replication::Raft(raft) => Ok(raft.members()),
+        }
+    }
+
+    /// Adds the node at `url` to a raft cluster. It is a voter when this returns.
+    pub async fn add_member(&self, url: &str) -> Result<MemberHealth, MemberError> {
+        match self {
+            Replication::Quorum(_) => Err(MemberError::Unavailable(fixed())),
+            Replication::Raft(raft) => raft.add_member(url).await,
         }
     }
 

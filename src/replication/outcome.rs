@@ -127,7 +127,8 @@ pub enum ReadError {
 #[error("{message}")]
 pub struct Unavailable {
     /// `followers_down`, `recovering`, `deposed`, `overloaded`, `tail_full`, `unsettled`, `incomplete`,
-    /// `quorum_not_reached`, `not_recovering`; in raft mode `no_leader`, `no_quorum`, `no_cluster`, `not_caught_up`.
+    /// `quorum_not_reached`, `not_recovering`; in raft mode `no_leader`, `no_quorum`, `no_cluster`,
+    /// `removed`, `unreachable`, `not_caught_up`.
     pub reason: &'static str,
     /// What happened and what to do.
     pub message: String,
@@ -250,6 +251,8 @@ pub enum Detail {
         storage_id: u64,
         /// The cluster, once it belongs to one.
         cluster_id: Option<String>,
+        /// Whether it was removed from that cluster.
+        is_removed: bool,
         /// Followers that must have a write on disk; `None` if there are not so many.
         write_quorum: Option<usize>,
         /// The other members, if this one leads; `acked_version` is the index that is known to be on their disk.
@@ -291,6 +294,18 @@ pub enum MemberError {
     /// It would make no sense.
     #[error("{0}")]
     Invalid(String),
+    /// It belongs to the cluster already, under this name.
+    #[error("it is a member already: {0}; nothing was changed")]
+    AlreadyMember(String),
+    /// It belongs to another cluster, this one.
+    #[error(
+        "it belongs to cluster {0}, and a node belongs to one: empty its DATA_DIR and start it with PEERS, if its data may \
+         be lost; nothing was changed"
+    )]
+    WrongCluster(String),
+    /// It was removed, under this name.
+    #[error("{0} was removed from this cluster: empty its DATA_DIR and start it again; nothing was changed")]
+    Removed(String),
     /// It was tried, and what came of it is not known.
     #[error("{0}")]
     Failed(String),

@@ -437,6 +437,8 @@ pub enum RefusalReason {
     NotFollower,
     /// The message is of another cluster, or meant for another member.
     WrongCluster,
+    /// The sender was removed from the cluster.
+    Removed,
     /// This node cannot answer now.
     Unavailable,
     /// The message itself is wrong.

@@ -51,11 +51,13 @@ pub enum PeerPath {
     RaftReadIndex,
     /// A node that wants to join, or has moved.
     RaftJoin,
+    /// A node is asked to join.
+    RaftInvite,
 }
 
 impl PeerPath {
     /// All of them.
-    pub const ALL: [PeerPath; 14] = [
+    pub const ALL: [PeerPath; 15] = [
         PeerPath::Replicate,
         PeerPath::Heartbeat,
         PeerPath::Promise,
@@ -70,6 +72,7 @@ impl PeerPath {
         PeerPath::RaftWrite,
         PeerPath::RaftReadIndex,
         PeerPath::RaftJoin,
+        PeerPath::RaftInvite,
     ];
 
     /// The message that goes to this path in a URL, if one does.
@@ -99,6 +102,7 @@ impl PeerPath {
             PeerPath::RaftWrite => "/raft/write",
             PeerPath::RaftReadIndex => "/raft/read_index",
             PeerPath::RaftJoin => "/raft/join",
+            PeerPath::RaftInvite => "/raft/invite",
         }
     }
 }

@@ -468,3 +468,67 @@ fn a_bench_writes_its_report_to_a_folder() {
     assert!(stderr.contains("--report ") && stderr.contains("report.html"), "{stderr}");
     std::fs::remove_dir_all(&scratch).unwrap();
 }
+
+#[test]
+fn a_bench_of_raft_mode_measures_a_majority_and_leaves_nothing_behind() {
+    let scratch =
+        std::env::temp_dir().join(format!("quorate-cli-{}-{:x}", std::process::id(), fastrand::u64(..)));
+    std::fs::create_dir_all(&scratch).unwrap();
+    let (json, place) = (scratch.join("results.json"), scratch.to_string_lossy().into_owned());
+    let (code, stdout, stderr) = run(
+        &[
+            "bench",
+            "--mode",
+            "raft",
+            "--nodes",
+            "3",
+            "--writes",
+            "200",
+            "--warmup",
+            "20",
+            "--quorums",
+            "1,2",
+            "--json",
+            &json.to_string_lossy(),
+        ],
+        &[("TMPDIR", &place)],
+    );
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.contains("a raft cluster of its own: 3 members, each with its log on disk"), "{stdout}");
+    assert!(stdout.contains("every follower equals the leader after each quorum"), "{stdout}");
+    assert!(!stdout.contains("delay"), "{stdout}");
+    let results: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(results["settings"]["mode"], "raft");
+    let rows = results["quorums"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["quorum"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    for row in rows {
+        assert_eq!((&row["latency"]["count"], &row["ideal"]), (&200.into(), &serde_json::Value::Null));
+    }
+    std::fs::remove_file(&json).unwrap();
+    let left: Vec<_> = std::fs::read_dir(&scratch).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "the members' data was left behind: {left:?}");
+    std::fs::remove_dir(&scratch).unwrap();
+}
+
+#[test]
+fn status_of_a_raft_cluster_shows_term_leader_index_and_lag() {
+    let cluster = Cluster::start(&["--mode", "raft", "--nodes", "3"]);
+    let url = cluster.nodes[2].1.clone();
+    let mut text = String::new();
+    let is_whole = wait_until(|| {
+        let (code, stdout, _) = run(&["status", "--url", &url], &[]);
+        text = stdout;
+        code == 0 && text.matches(" up ").count() == 2
+    });
+    assert!(is_whole, "{text}");
+    for words in [
+        "NODE",
+        "LAG",
+        "leader",
+        "a write is acknowledged by 1 of 2 followers",
+        "term ",
+        "committed up to index ",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Tests of whole nodes over real sockets, and of the real binary.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails, its helpers included")]
 
+mod api;
 mod cli;
 mod contract;
 mod faults;

@@ -13,32 +13,37 @@ use serde_json::{Value, json};
 use crate::processes::{Answer, Client, Cluster, PATIENCE, say, until};
 
 /// Members, and a folder for their data that goes with them.
-struct Members {
+pub(crate) struct Members {
     cluster: Cluster,
     folder: PathBuf,
 }
 
 impl Members {
-    fn new(count: usize, settings: &[(&str, &str)]) -> Members {
+    pub(crate) fn new(count: usize, settings: &[(&str, &str)]) -> Members {
         let folder =
             std::env::temp_dir().join(format!("quorate-it-{}-{:x}", std::process::id(), fastrand::u64(..)));
         Members { cluster: Cluster::members(count, &folder, settings), folder }
     }
 
     /// Started, and all of them voters.
-    fn started(count: usize, settings: &[(&str, &str)]) -> Members {
+    pub(crate) fn started(count: usize, settings: &[(&str, &str)]) -> Members {
         let mut members = Members::new(count, settings);
         members.nodes.iter_mut().for_each(crate::processes::Process::start);
         members.wait_voters(count);
         members
     }
 
-    fn all(&self) -> Vec<usize> {
+    /// Where the data of all of them is.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
+    pub(crate) fn all(&self) -> Vec<usize> {
         (0..self.nodes.len()).collect()
     }
 
     /// Waits until every running node knows so many voters and a leader.
-    fn wait_voters(&self, count: usize) {
+    pub(crate) fn wait_voters(&self, count: usize) {
         for node in self.nodes.iter().filter(|node| node.is_started()) {
             until("all members vote", || {
                 let body = node.get("/cluster/members")?.body;
@@ -51,7 +56,7 @@ impl Members {
     }
 
     /// The node that all running ones take for their leader.
-    fn leader(&self) -> usize {
+    pub(crate) fn leader(&self) -> usize {
         until("one leader", || {
             let running = self.nodes.iter().filter(|node| node.is_started());
             let leaders: Result<Vec<Value>, String> =

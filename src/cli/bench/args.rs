@@ -13,8 +13,11 @@ use super::ideal::Uniform;
 use crate::address::PeerUrl;
 use crate::config::parse_duration;
 
-/// Followers of a cluster of its own, at the most.
+/// Followers of a cluster of its own, at the most, and unless another number is asked for.
 const MAX_FOLLOWERS: u64 = 64;
+const DEFAULT_FOLLOWERS: u64 = 5;
+/// Members of a cluster of its own in raft mode, unless another number is asked for.
+const DEFAULT_MEMBERS: u64 = 5;
 /// `MIN_DELAY` and `MAX_DELAY` of a cluster of its own.
 const DEFAULT_DELAY: Uniform = Uniform { min: Duration::from_micros(100), max: Duration::from_millis(1) };
 
@@ -24,6 +27,9 @@ const DEFAULT_DELAY: Uniform = Uniform { min: Duration::from_micros(100), max: D
 /// from the request to the answer. Exit code 1 if a follower differs from the leader afterwards.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchArgs {
+    /// How the cluster replicates: quorum (in memory, injected delays) or raft (on disk, no delays)
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Quorum)]
+    pub mode: Mode,
     /// Writes for each quorum
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count(1, 1_000_000_000_000))]
     pub writes: u64,
@@ -42,7 +48,8 @@ pub struct BenchArgs {
     /// Bytes of a value
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = count(0, 16 << 20))]
     pub value_bytes: u64,
-    /// Quorums to measure, in this order [default: from 1 to the number of followers]
+    /// Quorums to measure, in this order [default: from 1 to the number of followers; raft mode: what a majority is made
+    /// of, and less is as much]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = count(1, u64::MAX))]
     pub quorums: Vec<u64>,
     /// Keys and values are the same in every run with the same seed
@@ -64,12 +71,12 @@ pub struct BenchArgs {
     /// That cluster's followers, as they are reached from here [default: as the leader knows them]
     #[arg(long, value_name = "URL,…", value_delimiter = ',', value_parser = PeerUrl::parse, requires = "leader")]
     pub followers: Vec<PeerUrl>,
-    /// Followers of its own cluster
-    #[arg(
-        long, value_name = "N", default_value_t = 5, value_parser = count(1, MAX_FOLLOWERS),
-        conflicts_with = "leader"
-    )]
-    pub follower_count: u64,
+    /// Followers of its own cluster [default: 5]
+    #[arg(long, value_name = "N", value_parser = count(1, MAX_FOLLOWERS), conflicts_with = "leader")]
+    pub follower_count: Option<u64>,
+    /// Members of its own cluster in raft mode, the leader included [default: 5]
+    #[arg(long, value_name = "N", value_parser = count(2, MAX_FOLLOWERS + 1), conflicts_with = "leader")]
+    pub nodes: Option<u64>,
     /// Shortest delay injected before a message to a follower [own cluster: 0.1ms; else only for the ideal]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub min_delay: Option<Duration>,
@@ -83,6 +90,26 @@ pub struct BenchArgs {
     /// Write a report to this folder: a page (report.html), its pictures (SVG), and the same JSON (results.json)
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+}
+
+/// How a cluster replicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// A fixed leader, everything in memory, injected delays.
+    Quorum,
+    /// An elected leader, log and votes on disk.
+    Raft,
+}
+
+impl Mode {
+    /// As nodes call it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Mode::Quorum => "quorum",
+            Mode::Raft => "raft",
+        }
+    }
 }
 
 fn count(min: u64, max: u64) -> RangedU64ValueParser<u64> {
@@ -134,8 +161,30 @@ pub(super) struct Plan {
 impl BenchArgs {
     /// What the flags say together. The error says what does not fit.
     pub(super) fn check(&self) -> Result<Plan, String> {
+        let (own_followers, other_modes) = match self.mode {
+            Mode::Quorum => (
+                self.follower_count.unwrap_or(DEFAULT_FOLLOWERS),
+                [("--nodes", self.nodes.is_some())].to_vec(),
+            ),
+            Mode::Raft => (
+                self.nodes.unwrap_or(DEFAULT_MEMBERS) - 1,
+                vec![
+                    ("--follower-count", self.follower_count.is_some()),
+                    ("--min-delay", self.min_delay.is_some()),
+                    ("--max-delay", self.max_delay.is_some()),
+                ],
+            ),
+        };
+        if let Some((flag, _)) = other_modes.into_iter().find(|(_, is_given)| *is_given) {
+            return Err(match self.mode {
+                Mode::Quorum => format!("{flag} belongs to --mode raft; in quorum mode say --follower-count"),
+                Mode::Raft => format!(
+                    "{flag} belongs to quorum mode; in raft mode say --nodes, and there are no injected delays"
+                ),
+            });
+        }
         let target = match &self.leader {
-            None => Target::Own { followers: self.follower_count as usize },
+            None => Target::Own { followers: own_followers as usize },
             Some(leader) => Target::Foreign { leader: leader.clone(), followers: self.followers.clone() },
         };
         let mut seen = self.followers.iter().chain(&self.leader).collect::<Vec<_>>();
@@ -144,6 +193,7 @@ impl BenchArgs {
             return Err(format!("{} is given twice among --leader and --followers", twice[0]));
         }
         let delay = match (&target, self.min_delay, self.max_delay) {
+            _ if self.mode == Mode::Raft => None,
             (Target::Foreign { .. }, None, None) => None,
             (Target::Foreign { .. }, None, _) | (Target::Foreign { .. }, _, None) => {
                 return Err("--min-delay and --max-delay of another cluster go together".into());
@@ -174,6 +224,7 @@ impl BenchArgs {
             return Err(format!("--quorums {quorum} is more than the {followers} followers there are"));
         }
         Ok(match self.quorums.is_empty() {
+            true if self.mode == Mode::Raft => vec![followers.div_ceil(2).max(1)],
             true => (1..=followers).collect(),
             false => self.quorums.iter().map(|quorum| *quorum as usize).collect(),
         })
@@ -222,6 +273,19 @@ mod tests {
     }
 
     #[test]
+    fn in_raft_mode_a_majority_is_measured_and_nothing_is_delayed() {
+        for (nodes, followers, majority) in
+            [("", 4, 2), (" --nodes 2", 1, 1), (" --nodes 3", 2, 1), (" --nodes 4", 3, 2)]
+        {
+            let (args, plan) = read(&format!("--mode raft{nodes}")).unwrap();
+            assert_eq!((plan.target, plan.delay), (Target::Own { followers }, None));
+            assert_eq!(args.quorums_of(followers).unwrap(), [majority], "{nodes}");
+        }
+        let (args, _) = read("--mode raft --quorums 1,2,3,4").unwrap();
+        assert_eq!(args.quorums_of(4).unwrap(), [1, 2, 3, 4]);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "--writes 0",
@@ -245,6 +309,15 @@ mod tests {
             "--leader a:1 --followers a:1",
             "--leader a:1 --min-delay 1ms",
             "--min-delay 2ms --max-delay 1ms",
+            "--nodes 3",
+            "--mode raft --follower-count 3",
+            "--mode raft --min-delay 1ms",
+            "--mode raft --max-delay 1ms",
+            "--mode raft --nodes 1",
+            "--mode raft --nodes 66",
+            "--mode raft --nodes 3 --quorums 3",
+            "--mode raft --leader a:1 --nodes 3",
+            "--mode both",
         ] {
             assert!(read(line).is_err(), "{line} was accepted");
         }

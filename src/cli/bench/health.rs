@@ -13,6 +13,10 @@ use crate::wire::{HttpClient, PeerUrl};
 pub(super) struct Health {
     /// `leader` or `follower`.
     pub role: Option<String>,
+    /// `quorum` or `raft`.
+    pub mode: Option<String>,
+    /// The leader's URL, of a node that is not the leader of quorum mode.
+    pub leader: Option<String>,
     /// Every write up to it is held.
     pub version: Option<u64>,
     #[serde(default)]
@@ -36,6 +40,14 @@ impl Health {
     pub(super) fn followers(&self) -> Result<Vec<PeerUrl>, String> {
         let followers = self.followers.as_array().into_iter().flatten();
         followers.filter_map(|follower| follower["url"].as_str()).map(PeerUrl::parse).collect()
+    }
+
+    /// Whether this is a leader that has so many followers, all of them up.
+    pub(super) fn has_all_up(&self, count: usize) -> bool {
+        let followers = self.followers.as_array().map(Vec::as_slice).unwrap_or_default();
+        self.role.as_deref() == Some("leader")
+            && followers.len() == count
+            && followers.iter().all(|follower| follower["state"] == "up")
     }
 
     /// What a leader says of the delays it injects, if it does.
@@ -133,5 +145,15 @@ mod tests {
             health(r#"{"followers":[{"url":"http://a:1","lag":0},{"url":"http://b:2"},{"node_id":"x"}]}"#);
         let urls: Vec<String> = leader.followers().unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(urls, ["http://a:1", "http://b:2"]);
+    }
+
+    #[test]
+    fn a_leader_is_complete_with_all_its_followers_up() {
+        let leader = |states: &str| health(&format!(r#"{{"role":"leader","followers":[{states}]}}"#));
+        let (up, learner) = (r#"{"state":"up"}"#, r#"{"state":"catching_up"}"#);
+        assert!(leader(&format!("{up},{up}")).has_all_up(2));
+        assert!(!leader(&format!("{up},{up}")).has_all_up(3));
+        assert!(!leader(&format!("{up},{learner}")).has_all_up(2));
+        assert!(!health(r#"{"role":"follower","followers":[]}"#).has_all_up(0));
     }
 }

@@ -17,6 +17,9 @@
 //!                                             output     the files
 //! ```
 //!
+//! In raft mode nothing is delayed, so there is no ideal; the quorum that is measured is a majority's unless others are
+//! asked for, and smaller ones are answered as that.
+//!
 //! # Caveats
 //! - The load shares the machine with the nodes, and says what it took. Figures of a busy machine compare only within
 //!   one run.
@@ -46,17 +49,17 @@ mod workload;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use args::BenchArgs;
 
-use super::cluster::{ClusterOptions, LocalCluster};
+use super::cluster::{ClusterOptions, LocalCluster, Temporary};
 use super::{CliError, print};
 use crate::wire::{HttpClient, PeerUrl};
-use args::{Plan, Target};
+use args::{Mode, Plan, Target};
 use converge::Convergence;
 use drive::{Amount, Load, Watch};
 use health::Health;
@@ -67,6 +70,8 @@ use workload::Workload;
 
 /// How long a node may take to answer a question about itself, or for a page of what it holds.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the members of a cluster of its own may take until all of them vote.
+const VOTERS_MAX: Duration = Duration::from_secs(30);
 /// Between two looks of the progress bar. Each costs the nodes some CPU.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -83,9 +88,11 @@ async fn bench(args: BenchArgs, text: &mut String) -> Result<(), CliError> {
     let plan = args.check().map_err(CliError::Usage)?;
     let output = Output::open(args.json.as_deref(), args.report.as_deref()).map_err(CliError::Usage)?;
     let mut interrupt = Interrupt::listen()?;
+    // Outlives the nodes that write there.
+    let data = (args.mode == Mode::Raft).then(|| Temporary::new("bench"));
     let cluster = match plan.target {
         Target::Own { followers } => Some(tokio::select! {
-            cluster = start(&plan, followers) => cluster?,
+            cluster = start(&plan, followers, data.as_ref()) => cluster?,
             () = interrupt.happens() => return Err(interrupted()),
         }),
         Target::Foreign { .. } => None,
@@ -119,16 +126,20 @@ async fn bench(args: BenchArgs, text: &mut String) -> Result<(), CliError> {
 }
 
 /// Its own cluster. Its `WRITE_QUORUM` is 1, so that every quorum asked for is the one that is waited for.
-async fn start(plan: &Plan, followers: usize) -> Result<LocalCluster, CliError> {
-    let delay = plan.delay.ok_or_else(|| CliError::Usage("a cluster of its own has delays".into()))?;
+async fn start(
+    plan: &Plan,
+    followers: usize,
+    raft_data: Option<&Temporary>,
+) -> Result<LocalCluster, CliError> {
+    let (min_delay, max_delay) = plan.delay.map_or_else(Default::default, |delay| (delay.min, delay.max));
     let options = ClusterOptions {
         followers,
         write_quorum: 1,
-        min_delay: delay.min,
-        max_delay: delay.max,
+        min_delay,
+        max_delay,
         base_port: None,
         log: "warn".into(),
-        raft_data: None,
+        raft_data: raft_data.map(|folder| folder.path().to_owned()),
         quiet: true,
         env: Vec::new(),
     };
@@ -145,7 +156,7 @@ async fn measure(
     report: &mut Option<Report>,
 ) -> Result<(), CliError> {
     let client = HttpClient::new(QUESTION_TIMEOUT, None).map_err(CliError::Failed)?;
-    let nodes = Nodes::find(&client, plan, cluster).await.map_err(CliError::Failed)?;
+    let nodes = Nodes::find(&client, args.mode, plan, cluster).await.map_err(CliError::Failed)?;
     let quorums = args.quorums_of(nodes.followers.len()).map_err(CliError::Usage)?;
     let report = report.insert(Report {
         program: format!("quorate {}", env!("CARGO_PKG_VERSION")),
@@ -182,13 +193,27 @@ struct Nodes {
 }
 
 impl Nodes {
-    async fn find(client: &HttpClient, plan: &Plan, cluster: Option<&LocalCluster>) -> Result<Nodes, String> {
+    async fn find(
+        client: &HttpClient,
+        mode: Mode,
+        plan: &Plan,
+        cluster: Option<&LocalCluster>,
+    ) -> Result<Nodes, String> {
         let (leader, mut followers, pids) = match (&plan.target, cluster) {
-            (_, Some(cluster)) => (cluster.leader.clone(), cluster.followers.clone(), cluster.pids()),
+            (_, Some(cluster)) => {
+                let (leader, followers) = match mode {
+                    Mode::Quorum => (cluster.leader.clone(), cluster.followers.clone()),
+                    Mode::Raft => elected(client, cluster).await?,
+                };
+                (leader, followers, cluster.pids())
+            }
             (Target::Foreign { leader, followers }, None) => (leader.clone(), followers.clone(), Vec::new()),
             (Target::Own { .. }, None) => return Err("its own cluster is not there".into()),
         };
         let health = Health::ask(client, &leader).await?;
+        if let Some(other) = health.mode.as_deref().filter(|other| *other != mode.as_str()) {
+            return Err(format!("{leader} runs in {other} mode: say --mode {other}"));
+        }
         if let Some(role) = health.role.as_deref().filter(|role| *role != "leader") {
             return Err(format!("{leader} is a {role}, and writes go to the leader"));
         }
@@ -213,6 +238,7 @@ impl Nodes {
         };
         let micros = |delay: Duration| delay.as_nanos() as f64 / 1e3;
         Settings {
+            mode: args.mode,
             leader: self.leader.to_string(),
             followers: self.followers.iter().map(ToString::to_string).collect(),
             is_own_cluster: matches!(plan.target, Target::Own { .. }),
@@ -229,6 +255,26 @@ impl Nodes {
             request_timeout_s: args.request_timeout.as_secs_f64(),
             converge_timeout_s: args.converge_timeout.as_secs_f64(),
         }
+    }
+}
+
+/// Who leads a cluster of its own in raft mode, and the rest, once all of them vote.
+async fn elected(client: &HttpClient, cluster: &LocalCluster) -> Result<(PeerUrl, Vec<PeerUrl>), String> {
+    let all: Vec<&PeerUrl> = std::iter::once(&cluster.leader).chain(&cluster.followers).collect();
+    let deadline = Instant::now() + VOTERS_MAX;
+    loop {
+        let first = Health::ask(client, all[0]).await?;
+        let leader = first.leader.as_deref().map(PeerUrl::parse).transpose()?;
+        if let Some(leader) = leader
+            && Health::ask(client, &leader).await?.has_all_up(cluster.followers.len())
+        {
+            let followers = all.into_iter().filter(|node| **node != leader).cloned().collect();
+            return Ok((leader, followers));
+        }
+        if Instant::now() > deadline {
+            return Err(format!("after {VOTERS_MAX:?} there is no leader with all other members up"));
+        }
+        tokio::time::sleep(BAR_INTERVAL).await;
     }
 }
 

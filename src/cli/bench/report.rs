@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::args::Mode;
 use super::converge::Convergence;
 use super::errors::Errors;
 use super::health::Injected;
@@ -55,6 +56,7 @@ pub(super) struct Report {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) struct Settings {
+    pub mode: Mode,
     pub leader: String,
     pub followers: Vec<String>,
     pub is_own_cluster: bool,

@@ -54,8 +54,7 @@ pub struct ClusterArgs {
 pub(super) async fn run(args: ClusterArgs) -> Result<(), CliError> {
     let mut signals = StopSignals::catch()?;
     let is_raft = args.mode == "raft";
-    let temporary = std::env::temp_dir().join(format!("quorate-cluster-{}", std::process::id()));
-    let is_temporary = is_raft && args.data.is_none();
+    let temporary = (is_raft && args.data.is_none()).then(|| Temporary::new("cluster"));
     let base_port = args.base_port.unwrap_or(if is_raft { 9000 } else { 8000 });
     if is_raft && args.nodes == 0 {
         return Err(CliError::Usage("--nodes 0: a cluster has at least one member".into()));
@@ -67,12 +66,14 @@ pub(super) async fn run(args: ClusterArgs) -> Result<(), CliError> {
         min_delay: args.min_delay,
         max_delay: args.max_delay,
         base_port: Some(base_port).filter(|port| *port != 0),
-        raft_data: is_raft.then(|| args.data.unwrap_or_else(|| temporary.clone())),
+        raft_data: match &temporary {
+            Some(folder) => Some(folder.path().to_owned()),
+            None => args.data.filter(|_| is_raft),
+        },
         log: args.log,
         quiet: false,
         env: Vec::new(),
     };
-    let _guard = Temporary(temporary).filter(is_temporary);
     check(&options).map_err(CliError::Usage)?;
     if let Some(base) = options.base_port {
         ports::from_base(base, options.followers + 1).map_err(CliError::Usage)?;
@@ -103,12 +104,18 @@ pub(super) async fn run(args: ClusterArgs) -> Result<(), CliError> {
     }
 }
 
-/// A folder that goes when this does.
-struct Temporary(PathBuf);
+/// A name below the system's folder for such things. What is there goes when this does.
+pub struct Temporary(PathBuf);
 
 impl Temporary {
-    fn filter(self, is_wanted: bool) -> Option<Temporary> {
-        Some(self).filter(|_| is_wanted)
+    /// One for this process and for this use of it. Nothing is made yet.
+    pub fn new(what: &str) -> Temporary {
+        Temporary(std::env::temp_dir().join(format!("quorate-{what}-{}", std::process::id())))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
     }
 }
 

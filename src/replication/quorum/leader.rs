@@ -418,6 +418,7 @@ impl Shared {
         let progress = &mut core.progress[link];
         let was_up = progress.is_up();
         progress.alive();
+        progress.heard(Instant::now());
         if !was_up {
             let link = &self.links()[link];
             tracing::info!(follower = %link.url, "up again");

@@ -1,9 +1,10 @@
 //! A node of quorum mode as the rest of the program sees it: a leader or a follower, fixed at start.
 //!
 //! Every call goes to the one or the other. What a leader does with reads and with questions about itself is here as
-//! well; the follower's side of it is in [`follower`].
+//! well; the follower's side of it is in [`follower`], and what either tells of the cluster and the log in [`overview`].
 
 mod follower;
+mod overview;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -288,17 +289,7 @@ impl Shared {
                 problem: progress.problem().map(str::to_owned),
             }
         });
-        let refusal = self.check_serving(&core).err();
-        let serving = members.iter().filter(|progress| progress.is_serving()).count();
-        let (condition, message) = match (&core.phase, refusal) {
-            (Phase::Recovering, refusal) => (Condition::Recovering, refusal.map(|refusal| refusal.message)),
-            (_, Some(refusal)) => (Condition::Degraded, Some(refusal.message)),
-            (_, None) if serving < self.follower_count() => {
-                let message = format!("{serving} of {} followers are up and complete", self.follower_count());
-                (Condition::Degraded, Some(message))
-            }
-            _ => (Condition::Healthy, None),
-        };
+        let (condition, message) = self.condition(&core);
         Health {
             condition,
             role: Role::Leader,
@@ -316,6 +307,21 @@ impl Shared {
                 }),
             },
             message,
+        }
+    }
+
+    /// Whether the leader works as it should, and why it does not.
+    fn condition(&self, core: &Core) -> (Condition, Option<String>) {
+        let refusal = self.check_serving(core).err();
+        let serving = self.members(core).iter().filter(|progress| progress.is_serving()).count();
+        match (&core.phase, refusal) {
+            (Phase::Recovering, refusal) => (Condition::Recovering, refusal.map(|refusal| refusal.message)),
+            (_, Some(refusal)) => (Condition::Degraded, Some(refusal.message)),
+            (_, None) if serving < self.follower_count() => {
+                let message = format!("{serving} of {} followers are up and complete", self.follower_count());
+                (Condition::Degraded, Some(message))
+            }
+            _ => (Condition::Healthy, None),
         }
     }
 }

@@ -18,6 +18,8 @@
 
 use std::fmt;
 
+use tokio::time::Instant;
+
 use super::ranges::Versions;
 use crate::store::Version;
 use crate::wire::Incarnation;
@@ -59,6 +61,7 @@ pub struct Progress {
     confirmed: u64,
     snapshots: u64,
     problem: Option<String>,
+    heard_at: Option<Instant>,
 }
 
 impl Progress {
@@ -76,6 +79,7 @@ impl Progress {
             confirmed: 0,
             snapshots: 0,
             problem: None,
+            heard_at: None,
         }
     }
 
@@ -142,6 +146,16 @@ impl Progress {
     /// Why it is not used although it answers.
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
+    }
+
+    /// When it answered last.
+    pub fn heard_at(&self) -> Option<Instant> {
+        self.heard_at
+    }
+
+    /// It has answered something at this time, whatever that was.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard_at = Some(now);
     }
 
     /// It answers, but cannot be used. Returns whether that is news.

@@ -115,7 +115,10 @@ impl<'a> Recovery<'a> {
                     memberships.flat_map(|membership| membership.followers.iter().cloned()).collect();
                 let incarnation = reply.incarnation;
                 tracing::debug!(follower = %url, state = ?reply.complete, "promised");
-                self.heard(&url, |progress| progress.promised(incarnation, reply.node_id));
+                self.heard(&url, |progress| {
+                    progress.promised(incarnation, reply.node_id);
+                    progress.heard(Instant::now());
+                });
                 self.answers.insert(url, Answer { incarnation, complete: reply.complete });
                 let new: Vec<PeerUrl> = named.difference(&self.asked).cloned().collect();
                 self.asked.extend(new.iter().cloned());

@@ -11,6 +11,7 @@ use openraft::{Instant as _, ServerState};
 use tokio::time::{Instant, timeout_at};
 
 use super::Core;
+use super::database::Synchronous;
 use super::peers::Peers;
 use super::types::StorageId;
 use super::writes::no_quorum;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub max_missed_heartbeats: u32,
     /// `SNAPSHOT_EVERY`
     pub snapshot_every: u64,
+    /// `SYNCHRONOUS`
+    pub synchronous: Synchronous,
     /// `WRITE_TIMEOUT`
     pub write_timeout: Duration,
     /// `READ_TIMEOUT`
@@ -160,7 +163,7 @@ impl Cluster {
                 let matching = replication.get(id).and_then(|at| at.as_ref()).map_or(0, |at| at.index);
                 let heard = metrics.heartbeat.as_ref().and_then(|heard| *heard.get(id)?);
                 let silence = heard.map(|heard| heard.elapsed());
-                let missed = silence.map_or(u32::MAX, |silence| self.missed(silence));
+                let missed = silence.map_or(u32::MAX, |silence| self.missed(millis(silence)));
                 FollowerHealth {
                     node_id: Some(member.node_id.clone()),
                     url: member.url.clone(),
@@ -179,9 +182,14 @@ impl Cluster {
     }
 
     /// Heartbeats that should have been answered in this time.
-    fn missed(&self, silence: Duration) -> u32 {
+    pub(super) fn missed(&self, silence_ms: u64) -> u32 {
         // An answer comes up to one interval, and a tick, after the last.
-        let intervals = silence.as_secs_f64() / self.settings.heartbeat_interval.as_secs_f64();
-        (intervals as u32).saturating_sub(1)
+        let intervals = silence_ms / millis(self.settings.heartbeat_interval).max(1);
+        u32::try_from(intervals).unwrap_or(u32::MAX).saturating_sub(1)
     }
+}
+
+/// In whole milliseconds.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

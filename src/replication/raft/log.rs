@@ -65,12 +65,12 @@ impl Log {
         self.0.state.lock().vote
     }
 
-    /// The indexes of the first and the last entry, if there is one.
-    pub fn bounds(&self) -> Option<(u64, u64)> {
+    /// The index of the first entry, and the one after the last: the same, if there is none.
+    pub fn ends(&self) -> (u64, u64) {
         let state = self.0.state.lock();
-        let first = state.purged.map_or(1, |purged| purged.index + 1);
-        let last = state.last?.index;
-        (first <= last).then_some((first, last))
+        // openraft begins at 0, with the membership that formed the cluster.
+        let first = state.purged.map_or(0, |purged| purged.index + 1);
+        (first, state.last.map_or(0, |last| last.index + 1).max(first))
     }
 
     /// The entries from `from` (at least one, if there is one) to before `end`, until they reach `bytes_max`.

@@ -18,10 +18,12 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::{Mutex, RwLock};
 
 use super::disk::Disk;
+use super::fates::Fates;
 use super::runtime;
 use super::snapshot::{self, SnapshotFile};
 use super::types::{Command, LogId, Operation, Outcome, Outcomes, SnapshotMeta, StoredMembership, Types};
 use super::view::View;
+use crate::replication::overview::Fate;
 use crate::store::{Entry, Store, Value, Version};
 
 type Snapshot = openraft::alias::SnapshotOf<Types, SnapshotFile>;
@@ -40,6 +42,7 @@ pub struct Applied {
 pub struct Reader {
     store: Arc<RwLock<Arc<Store>>>,
     applied: runtime::Receiver<Applied>,
+    fates: Arc<Mutex<Fates>>,
 }
 
 impl Reader {
@@ -51,6 +54,11 @@ impl Reader {
     /// How far the log is applied to it, at least.
     pub fn applied(&self) -> Applied {
         *self.applied.borrow_watched()
+    }
+
+    /// What became of the operation at `place` of the entry of `index`.
+    pub fn fate(&self, index: u64, place: usize) -> Fate {
+        self.fates.lock().of(index, place)
     }
 
     /// Waits until `is_enough`.
@@ -75,6 +83,7 @@ pub struct Machine {
     current: Arc<Mutex<Option<SnapshotFile>>>,
     /// Views of snapshots being written: writes must not disturb them.
     views: Vec<Weak<View>>,
+    fates: Arc<Mutex<Fates>>,
 }
 
 impl Machine {
@@ -91,12 +100,13 @@ impl Machine {
             membership: StoredMembership::default(),
             current: Arc::new(Mutex::new(current)),
             views: Vec::new(),
+            fates: Arc::default(),
         })
     }
 
     /// For those who read.
     pub fn reader(&self) -> Reader {
-        Reader { store: self.store.clone(), applied: self.applied.subscribe() }
+        Reader { store: self.store.clone(), applied: self.applied.subscribe(), fates: self.fates.clone() }
     }
 
     fn apply_command(&mut self, command: &Command) -> Outcomes {
@@ -158,6 +168,7 @@ impl RaftStateMachine<Types> for Machine {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             self.last_applied = Some(entry.log_id);
+            let before = self.version;
             let outcomes = match entry.payload {
                 EntryPayload::Blank => Outcomes::default(),
                 EntryPayload::Normal(command) => self.apply_command(&command),
@@ -166,6 +177,7 @@ impl RaftStateMachine<Types> for Machine {
                     Outcomes::default()
                 }
             };
+            self.fates.lock().push(entry.log_id.index, before, &outcomes.0);
             // Readers first: who is answered may read at once.
             self.advance();
             if let Some(responder) = responder {

@@ -7,6 +7,13 @@
 //!
 //! A node that comes back with an empty folder is another member. Where it stands at the address of an old one, that
 //! one is surely gone, and is removed once the new one votes.
+//!
+//! The leader can also ask a running node to join ([`Cluster::add_member`]); that node then does as if the leader stood in
+//! its `PEERS`.
+//!
+//! A member that hears from no leader asks the others where it stands. One that has voted and is no member any more was
+//! removed, perhaps while it was down: the leader tells it so, once a majority has confirmed that leader since, and the
+//! node serves nothing and stands for no election from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,13 +22,16 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::ReadPolicy;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::Cluster;
 use super::database::Database;
-use super::message::{JoinReply, JoinRequest, refusal};
+use super::message::{InviteReply, InviteRequest, JoinReply, JoinRequest, refusal};
+use super::peers::{Peers, Standing};
 use super::types::{Member, StorageId, Types};
+use crate::address::PeerUrl;
 use crate::replication::outcome::{MemberError, MemberHealth, Unavailable};
 use crate::tasks::Tasks;
 use crate::wire::{CallError, PeerPath, Refusal, RefusalReason};
@@ -36,6 +46,10 @@ const BEHIND_MAX: u64 = 16;
 const CHANGE_AGAIN: Duration = Duration::from_millis(50);
 /// The pause between the requests of a node that wants to join.
 const JOIN_AGAIN: Duration = Duration::from_millis(200);
+/// How often a member looks whether it still hears from a leader.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long the request to add a member waits until it votes.
+const ADD_MEMBER_MAX: Duration = Duration::from_secs(15);
 
 /// The leader's queue of nodes that want to join. Cheap to clone.
 #[derive(Clone)]
@@ -67,7 +81,7 @@ impl Joins {
     }
 
     /// Takes a request, or says who leads.
-    pub(super) fn receive(&self, request: JoinRequest) -> Result<JoinReply, Refusal> {
+    pub(super) async fn receive(&self, request: JoinRequest) -> Result<JoinReply, Refusal> {
         let Some(cluster_id) = self.cluster.peers.cluster_id() else {
             let message = "this node does not belong to a cluster yet: ask another one";
             return Err(refusal(RefusalReason::Unavailable, message));
@@ -79,20 +93,18 @@ impl Joins {
             );
             return Err(refusal(RefusalReason::WrongCluster, message));
         }
-        let twin = self.cluster.members().into_iter().find(|member| {
-            member.node_id == request.node_id
-                && member.storage_id != request.storage_id
-                && member.url != request.url
-        });
-        if let Some(twin) = twin {
-            let message = format!(
-                "{} at {} has this name already: choose another NODE_ID, or remove that member first",
-                twin.node_id, twin.url
-            );
-            return Err(refusal(RefusalReason::InvalidRequest, message));
+        self.cluster.check_name(&request.node_id, request.storage_id, &request.url).map_err(|twin| {
+            let message = format!("{twin}: choose another NODE_ID, or remove that member first");
+            refusal(RefusalReason::InvalidRequest, message)
+        })?;
+        if request.was_member && self.cluster.is_surely_gone(request.storage_id).await {
+            let message = format!("{} was removed from cluster {cluster_id}", request.node_id);
+            return Err(refusal(RefusalReason::Removed, message));
         }
         let leader = self.cluster.leader();
         let is_accepted = leader.as_ref().is_some_and(|leader| leader.is_self);
+        // One that was a member and is none must not slip in because no majority could be asked.
+        let is_accepted = is_accepted && (!request.was_member || self.cluster.is_member(request.storage_id));
         // With the queue full it is not accepted, and will ask again.
         let is_accepted = is_accepted && self.queue.try_send(request).is_ok();
         let leader = leader.map(|leader| Member {
@@ -101,6 +113,22 @@ impl Joins {
             cluster_id: cluster_id.clone(),
         });
         Ok(JoinReply { cluster_id, is_accepted, leader })
+    }
+
+    /// Takes an invitation: a node without a cluster asks that leader from now on.
+    pub(super) fn invite(&self, request: InviteRequest) -> InviteReply {
+        let peers = &self.cluster.peers;
+        let cluster_id = peers.cluster_id();
+        if cluster_id.is_none() {
+            tracing::info!("invited by the leader at {}", request.leader);
+            peers.note(|standing| standing.invited_by = Some(request.leader));
+        }
+        InviteReply {
+            storage_id: peers.storage_id,
+            node_id: self.cluster.settings.node_id.clone(),
+            cluster_id,
+            was_member: peers.standing().was_member,
+        }
     }
 }
 
@@ -196,6 +224,47 @@ impl Cluster {
         metrics.membership_config.voter_ids().any(|id| id == storage_id)
     }
 
+    /// Whether this node votes, at this address, for all that is committed.
+    fn is_settled_at(&self, url: &str) -> bool {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.committed_membership_config;
+        membership.voter_ids().any(|id| id == metrics.id)
+            && membership.get_node(&metrics.id).is_some_and(|member| member.url == url)
+    }
+
+    /// Whether this is a member, whether it votes or not.
+    pub(super) fn is_member(&self, storage_id: StorageId) -> bool {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_node(&storage_id).is_some()
+    }
+
+    /// Whether this node leads, a majority confirms that now, and this is no member, as committed and as under way: only
+    /// then nobody can have let it in meanwhile.
+    async fn is_surely_gone(&self, storage_id: StorageId) -> bool {
+        if !self.is_leader() || self.is_member(storage_id) {
+            return false;
+        }
+        let confirmed = timeout(self.peers.patience, self.core.get_read_log_id(ReadPolicy::ReadIndex)).await;
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let memberships = [&metrics.membership_config, &metrics.committed_membership_config];
+        let is_none = memberships.iter().all(|membership| membership.get_node(&storage_id).is_none());
+        matches!(confirmed, Ok(Ok(_))) && is_none
+    }
+
+    /// Complains if another member at another address has this name.
+    fn check_name(&self, node_id: &str, storage_id: StorageId, url: &str) -> Result<(), String> {
+        let is_twin = |member: &MemberHealth| {
+            member.node_id == node_id && member.storage_id != storage_id && member.url != url
+        };
+        match self.members().into_iter().find(is_twin) {
+            Some(twin) => Err(format!("{} at {} has this name already", twin.node_id, twin.url)),
+            None => Ok(()),
+        }
+    }
+
     /// All members, as this node knows them.
     pub(super) fn members(&self) -> Vec<MemberHealth> {
         let metrics = self.core.metrics();
@@ -218,6 +287,54 @@ impl Cluster {
         }
         let member = self.members().into_iter().find(|member| member.node_id == node_id);
         member.ok_or_else(|| MemberError::NoSuchMember(node_id.to_owned()))
+    }
+
+    /// Asks the node at `url` to join, and waits until it votes.
+    pub(super) async fn add_member(&self, url: &str) -> Result<MemberHealth, MemberError> {
+        let url = PeerUrl::parse(url).map_err(MemberError::Invalid)?.to_string();
+        let Some(leader) = self.leader().filter(|leader| leader.is_self) else {
+            return Err(MemberError::NotLeader { leader: self.leader().map(|leader| leader.url) });
+        };
+        if let Some(member) = self.members().into_iter().find(|member| member.url == url) {
+            return Err(MemberError::AlreadyMember(member.node_id));
+        }
+        let request = InviteRequest { leader: leader.url };
+        let asked = self.peers.ask(&url, PeerPath::RaftInvite, &request, self.peers.patience).await;
+        let InviteReply { storage_id, node_id, cluster_id, was_member } = asked.map_err(|error| match error {
+            CallError::NotSent(_) | CallError::NoAnswer(_) => MemberError::Unavailable(Unavailable::new(
+                "unreachable",
+                format!("{url} cannot be reached from the leader ({error}): is it running? Nothing was changed"),
+            )),
+            CallError::Refused(_) | CallError::Garbled(_) => {
+                MemberError::Invalid(format!("{url} cannot be a member ({error}); nothing was changed"))
+            }
+        })?;
+        match cluster_id.filter(|other| Some(other) != self.peers.cluster_id().as_ref()) {
+            Some(other) => return Err(MemberError::WrongCluster(other)),
+            None if self.is_voter(storage_id) => return Err(MemberError::AlreadyMember(node_id)),
+            None if was_member && !self.is_member(storage_id) => return Err(MemberError::Removed(node_id)),
+            None => {}
+        }
+        self.check_name(&node_id, storage_id, &url).map_err(MemberError::Invalid)?;
+        let joined = async {
+            let mut metrics = self.core.metrics();
+            loop {
+                let is_voter = {
+                    let metrics = metrics.borrow_and_update();
+                    metrics.committed_membership_config.voter_ids().any(|id| id == storage_id)
+                };
+                if is_voter || metrics.changed().await.is_err() {
+                    return self.members().into_iter().find(|member| member.storage_id == storage_id);
+                }
+            }
+        };
+        match timeout(ADD_MEMBER_MAX, joined).await {
+            Ok(Some(member)) => Ok(member),
+            Ok(None) => Err(failed("this node stops")),
+            Err(_) => {
+                Err(failed(format!("{node_id} was asked to join and does not vote yet, which goes on")))
+            }
+        }
     }
 
     /// Removes the member of this name for good.
@@ -260,38 +377,69 @@ pub(super) async fn form(
     Ok(())
 }
 
-/// Asks the others to let this node join, or to take note of its address, until it votes at this address.
+/// Asks the others to let this node join, or to take note of its address, until it votes there; then watches whether it
+/// still hears from a leader, and asks again where it stands if not. Ends when it is told that it was removed.
 pub(super) async fn join(cluster: Arc<Cluster>, database: Arc<Database>, url: String) {
-    let storage_id = cluster.peers.storage_id;
     let mut said = String::new();
     loop {
-        let is_settled = cluster
-            .members()
-            .iter()
-            .any(|member| member.storage_id == storage_id && member.url == url && member.is_voter);
-        if is_settled {
-            return;
+        let is_voter = cluster.is_settled_at(&url);
+        if is_voter && !cluster.peers.standing().was_member {
+            // An error has stopped the database, and that stops the node.
+            let _ = database.become_member().await;
+            cluster.peers.note(|standing| standing.was_member = true);
         }
-        let known = cluster.members().into_iter().map(|member| member.url);
-        let asked = cluster.settings.peers.iter().map(ToString::to_string).chain(known);
-        let asked: BTreeSet<String> = asked.filter(|other| *other != url).collect();
-        let mut outcome = "none of PEERS belongs to a cluster yet".to_owned();
-        for other in asked {
-            match ask(&cluster, &database, &other, &url).await {
-                Ok(true) => {
-                    outcome.clear();
-                    break;
-                }
-                Ok(false) => outcome = "the cluster has no leader now".to_owned(),
-                Err(error) => outcome = format!("{other}: {error}"),
+        if is_voter && cluster.leader().is_some() {
+            sleep(LOOK_AGAIN).await;
+            continue;
+        }
+        let outcome = match ask_all(&cluster, &database, &url).await {
+            Ok(outcome) => outcome,
+            Err(Removed) => {
+                tracing::error!("{}", removed().message);
+                cluster.peers.note(|standing| standing.is_removed = true);
+                // It would stand for election again and again, and nobody would listen.
+                cluster.core.runtime_config().elect(false);
+                return;
             }
-        }
-        if !outcome.is_empty() && outcome != said {
+        };
+        let waits_for = Some(outcome.clone()).filter(|outcome| !outcome.is_empty());
+        cluster.peers.note(|standing| standing.waits_for = waits_for);
+        if !outcome.is_empty() && outcome != said && !cluster.peers.standing().was_member {
             tracing::warn!("waiting to join: {outcome}");
         }
         said = outcome;
-        sleep(JOIN_AGAIN).await;
+        sleep(if is_voter { LOOK_AGAIN } else { JOIN_AGAIN }).await;
     }
+}
+
+/// This node was removed from its cluster.
+struct Removed;
+
+/// Asks the nodes of `PEERS`, who has invited this node, and the members it knows, one after the other, until one lets
+/// it join. Gives what stands in the way, in words; nothing, if the join is under way.
+async fn ask_all(cluster: &Cluster, database: &Database, url: &str) -> Result<String, Removed> {
+    let known = cluster.members().into_iter().map(|member| member.url);
+    let named = cluster.settings.peers.iter().map(ToString::to_string);
+    let asked = named.chain(cluster.peers.standing().invited_by).chain(known);
+    let asked: BTreeSet<String> = asked.filter(|other| other != url).collect();
+    let mut outcome = None;
+    for other in asked {
+        outcome = match ask(cluster, database, &other, url).await {
+            Ok(true) => return Ok(String::new()),
+            Ok(false) => Some("the cluster has no leader now".to_owned()),
+            Err(CallError::Refused(refusal)) if refusal.reason == RefusalReason::Removed => {
+                return Err(Removed);
+            }
+            // It waits as well: that is no reason by itself.
+            Err(CallError::Refused(refusal)) if refusal.reason == RefusalReason::Unavailable => outcome,
+            Err(error) => Some(format!("{other}: {error}")),
+        };
+    }
+    Ok(outcome.unwrap_or_else(|| {
+        "none of PEERS belongs to a cluster yet: start one of the nodes, once, with BOOTSTRAP=1, and the others will \
+         join it"
+            .to_owned()
+    }))
 }
 
 /// Asks one node, and the leader it names. Gives whether the join is under way.
@@ -304,6 +452,7 @@ async fn ask(cluster: &Cluster, database: &Database, at: &str, url: &str) -> Res
             storage_id: cluster.peers.storage_id,
             node_id: cluster.settings.node_id.clone(),
             url: url.to_owned(),
+            was_member: cluster.peers.standing().was_member,
         };
         let patience = cluster.peers.patience;
         let reply: JoinReply = cluster.peers.ask(&at, PeerPath::RaftJoin, &request, patience).await?;
@@ -325,10 +474,24 @@ async fn ask(cluster: &Cluster, database: &Database, at: &str, url: &str) -> Res
     Ok(false)
 }
 
-/// Why a node without a cluster cannot work.
-pub(super) fn not_a_member() -> Unavailable {
+/// Why a node cannot work that does not belong to a cluster, or not any more.
+pub(super) fn check_standing(peers: &Peers) -> Result<(), Unavailable> {
+    if peers.is_in_cluster() {
+        return Ok(());
+    }
+    let Standing { is_removed, waits_for, .. } = peers.standing();
+    if is_removed {
+        return Err(removed());
+    }
+    let what = waits_for.unwrap_or_else(|| "it waits for one of PEERS to let it join".to_owned());
+    Err(Unavailable::new("no_cluster", format!("this node does not belong to a cluster yet: {what}")))
+}
+
+/// Why a node cannot work that was removed.
+fn removed() -> Unavailable {
     Unavailable::new(
-        "no_cluster",
-        "this node does not belong to a cluster yet: it waits for one of PEERS to let it join",
+        "removed",
+        "this node was removed from its cluster and serves nothing: stop it; to let it join again, as a new member, empty \
+         its DATA_DIR and start it with PEERS",
     )
 }

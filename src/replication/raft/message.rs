@@ -195,6 +195,29 @@ pub struct JoinRequest {
     pub node_id: String,
     /// Where it is reached.
     pub url: String,
+    /// Whether it has voted in that cluster. Then it does not join again once it was removed.
+    #[serde(default)]
+    pub was_member: bool,
+}
+
+/// `POST /raft/invite`: the leader asks a node to join. It has no header: the node may belong to no cluster yet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InviteRequest {
+    /// The leader's address.
+    pub leader: String,
+}
+
+/// The answer: who the node is. If it belongs to no cluster it asks the leader to let it join from now on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InviteReply {
+    /// Who it is.
+    pub storage_id: StorageId,
+    /// Its name.
+    pub node_id: String,
+    /// The cluster it belongs to, if it does.
+    pub cluster_id: Option<String>,
+    /// Whether it has voted there.
+    pub was_member: bool,
 }
 
 /// The answer.

@@ -40,12 +40,14 @@
 mod cluster;
 pub mod database;
 mod disk;
+mod fates;
 pub mod log;
 pub mod machine;
 mod membership;
 pub mod message;
 mod network;
 mod node;
+mod overview;
 mod peers;
 mod reads;
 mod runtime;
@@ -63,6 +65,7 @@ use crate::tasks::Tasks;
 use crate::wire::Transport;
 
 pub use cluster::Settings;
+pub use database::Synchronous;
 pub use disk::{Disk, SimulatedDisk};
 pub use node::{Raft, StartError};
 

@@ -9,11 +9,11 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use tokio::time::{Instant, timeout_at};
 
-use super::cluster::{Cluster, Settings};
-use super::database::{CommitStats, Database, OpenError, Opened, open};
+use super::cluster::{Cluster, Settings, millis};
+use super::database::{CommitStats, Database, OpenError, Opened, Synchronous, open};
 use super::log::Log;
 use super::machine::{Machine, Reader};
-use super::membership::{Joins, form, join, not_a_member};
+use super::membership::{Joins, check_standing, form, join};
 use super::message::{NO_LEADER, ReadIndexReply, ReadIndexRequest, WriteRequest, refusal};
 use super::network::{Network, Receiver};
 use super::peers::{Peers, parse};
@@ -39,13 +39,14 @@ const STORAGE_ID_MAX: u64 = 1 << 53;
 
 /// A member. Cheap to clone.
 #[derive(Clone)]
-pub struct Raft(Arc<Shared>);
+pub struct Raft(pub(super) Arc<Shared>);
 
-struct Shared {
-    cluster: Arc<Cluster>,
+/// What its tasks and requests share.
+pub(super) struct Shared {
+    pub(super) cluster: Arc<Cluster>,
     database: Arc<Database>,
-    log: Log,
-    reader: Reader,
+    pub(super) log: Log,
+    pub(super) reader: Reader,
     writes: Writes,
     reads: Reads,
     joins: Joins,
@@ -75,7 +76,14 @@ impl Raft {
         let failed = |error: String| StartError::Load { folder: folder.display().to_string(), error };
         let mut rng = fastrand::Rng::with_seed(env.seed);
         let (storage_id, new_cluster_id) = (rng.u64(1..STORAGE_ID_MAX), format!("{:016x}", rng.u64(..)));
-        let Opened { database, identity, facts } = open(&folder, storage_id, &env.disk)?;
+        let Opened { database, identity, facts } =
+            open(&folder, storage_id, settings.synchronous, &env.disk)?;
+        if settings.synchronous != Synchronous::Full {
+            tracing::warn!(
+                "SYNCHRONOUS={}: a power cut may take back what was acknowledged, and this node may then not start again",
+                settings.synchronous.as_str()
+            );
+        }
         let (storage_id, database) = (identity.storage_id, Arc::new(database));
         let log = Log::new(database.clone(), &facts, settings.batch_max_bytes);
         let machine =
@@ -84,6 +92,7 @@ impl Raft {
         let patience = settings.heartbeat_interval * settings.max_missed_heartbeats;
         let peers = Arc::new(Peers::new(storage_id, identity.cluster_id, env.transport, patience));
         let config = Arc::new(config(&settings).map_err(|error| failed(error.to_string()))?);
+        peers.note(|standing| standing.was_member = identity.was_member);
         let network = Network { peers: peers.clone(), disk: env.disk.clone() };
         let core = Core::new(storage_id, config, network, log.clone(), machine).await;
         let core = core.map_err(|error| failed(error.to_string()))?;
@@ -225,6 +234,11 @@ impl Raft {
         self.0.cluster.members()
     }
 
+    /// Asks a running node to join, and waits until it votes.
+    pub async fn add_member(&self, url: &str) -> Result<MemberHealth, MemberError> {
+        self.0.cluster.add_member(url).await
+    }
+
     /// Removes a member by its name.
     pub async fn remove_member(&self, node_id: &str) -> Result<(), MemberError> {
         self.0.cluster.remove_member(node_id).await
@@ -258,7 +272,8 @@ impl Raft {
                 let index = index.map_err(|error| refusal(RefusalReason::Unavailable, error.message))?;
                 Ok(encode(&ReadIndexReply { index }))
             }
-            PeerPath::RaftJoin => Ok(encode(&shared.joins.receive(parse(&body)?)?)),
+            PeerPath::RaftJoin => Ok(encode(&shared.joins.receive(parse(&body)?).await?)),
+            PeerPath::RaftInvite => Ok(encode(&shared.joins.invite(parse(&body)?))),
             _ => Err(refusal(
                 RefusalReason::InvalidRequest,
                 "this node runs MODE=raft, the message is of MODE=quorum",
@@ -269,10 +284,11 @@ impl Raft {
 
 impl Shared {
     fn check_member(&self) -> Result<(), Unavailable> {
-        if self.cluster.peers.cluster_id().is_some() { Ok(()) } else { Err(not_a_member()) }
+        check_standing(&self.cluster.peers)
     }
 
-    fn health(&self) -> Health {
+    pub(super) fn health(&self) -> Health {
+        // Each of these looks at the metrics for itself: two looks at a time could wait for each other.
         let leader = self.cluster.leader();
         let followers = self.cluster.followers();
         let (storage_id, cluster_id) = (self.cluster.peers.storage_id, self.cluster.peers.cluster_id());
@@ -281,11 +297,12 @@ impl Shared {
         let problem =
             self.database.failure().or_else(|| self.problem(leader.is_some(), followers.as_slice()));
         let applied = self.reader.applied();
+        let is_joined = cluster_id.is_some() && self.cluster.is_voter(storage_id);
+        let is_removed = self.cluster.peers.standing().is_removed;
         let metrics = self.cluster.core.metrics();
         let metrics = metrics.borrow_watched();
-        let is_joined = cluster_id.is_some() && self.cluster.is_voter(storage_id);
         Health {
-            condition: match (is_joined, &problem) {
+            condition: match (is_joined || is_removed, &problem) {
                 (false, _) => Condition::Recovering,
                 (true, Some(_)) => Condition::Degraded,
                 (true, None) => Condition::Healthy,
@@ -304,13 +321,14 @@ impl Shared {
                 leader: leader.as_ref().map(|leader| leader.url.clone()),
                 last_contact_ms: match metrics.state {
                     ServerState::Leader => None,
-                    _ => self.cluster.peers.silence().and_then(|silence| silence.as_millis().try_into().ok()),
+                    _ => self.cluster.peers.silence().map(millis),
                 },
                 leader_id: leader.map(|leader| leader.node_id),
                 commit_index: metrics.local_committed.map_or(0, |committed| committed.index),
                 last_applied: applied.index,
                 storage_id,
                 cluster_id,
+                is_removed,
                 write_quorum,
                 followers,
                 commit_p50_us: commit.map(|commit| commit.p50_us),
@@ -339,7 +357,6 @@ impl Shared {
 }
 
 fn config(settings: &Settings) -> Result<Config, openraft::ConfigError> {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "quorate".to_owned(),
         election_timeout_min: millis(settings.election_timeout_min),

@@ -30,6 +30,20 @@ pub(super) struct Peers {
     heard: RwLock<Option<Instant>>,
     /// Members' URLs, parsed: that takes as long as the rest of a message.
     urls: RwLock<HashMap<String, PeerUrl>>,
+    standing: RwLock<Standing>,
+}
+
+/// How this node stands with its cluster.
+#[derive(Clone, Default)]
+pub(super) struct Standing {
+    /// It has voted there.
+    pub was_member: bool,
+    /// A leader that a majority had confirmed has said that it was removed.
+    pub is_removed: bool,
+    /// A leader that has asked this node to join.
+    pub invited_by: Option<String>,
+    /// What it waits for to join, in a sentence.
+    pub waits_for: Option<String>,
 }
 
 impl Peers {
@@ -47,7 +61,23 @@ impl Peers {
             cluster_id: RwLock::new(cluster_id),
             heard: RwLock::default(),
             urls: RwLock::default(),
+            standing: RwLock::default(),
         }
+    }
+
+    /// How this node stands with its cluster.
+    pub(super) fn standing(&self) -> Standing {
+        self.standing.read().clone()
+    }
+
+    /// Whether it belongs to a cluster, and was not removed from it.
+    pub(super) fn is_in_cluster(&self) -> bool {
+        self.cluster_id.read().is_some() && !self.standing.read().is_removed
+    }
+
+    /// Changes that.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Standing)) {
+        change(&mut self.standing.write());
     }
 
     /// The cluster, once this node belongs to one.

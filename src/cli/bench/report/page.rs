@@ -9,6 +9,7 @@ use super::numbers::{millis, more_millis, round, thousands};
 use super::picture::Picture;
 use super::text::equality;
 use super::{Report, Row, Settings};
+use crate::cli::bench::args::Mode;
 use crate::cli::bench::converge::Convergence;
 use crate::cli::bench::machine::Machine;
 use crate::observe::LatencySummary;
@@ -51,9 +52,11 @@ pub(super) fn page(report: &Report, pictures: &[(Picture, String)]) -> String {
                 (figure("throughput"))
                 (throughput(rows))
                 @if report.settings.rate_per_s.is_some() { (open_loop(rows)) }
-                h2 { "Injected delay" }
-                (figure("delay"))
-                (delay(rows))
+                @if report.settings.mode == Mode::Quorum {
+                    h2 { "Injected delay" }
+                    (figure("delay"))
+                    (delay(rows))
+                }
                 h2 { "Are the followers equal to the leader?" }
                 (convergence(rows))
                 h2 { "Errors" }
@@ -238,9 +241,11 @@ fn settings(settings: &Settings) -> Vec<(&'static str, String)> {
     };
     let delay = match settings.min_delay_us.zip(settings.max_delay_us) {
         Some((min_us, max_us)) => format!("{} to {} ms", round(min_us / 1e3, 3), round(max_us / 1e3, 3)),
+        None if settings.mode == Mode::Raft => "none".into(),
         None => "not known".into(),
     };
     vec![
+        ("mode", settings.mode.as_str().to_owned()),
         ("cluster", if settings.is_own_cluster { "its own, started for this" } else { "given" }.into()),
         ("leader", settings.leader.clone()),
         ("followers", settings.followers.join("\n")),

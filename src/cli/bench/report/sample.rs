@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Cost, Report, Row, Settings, quantiles};
+use crate::cli::bench::args::Mode;
 use crate::cli::bench::converge::Convergence;
 use crate::cli::bench::errors::Errors;
 use crate::cli::bench::health::Injected;
@@ -61,6 +62,7 @@ pub(super) fn failed_row(quorum: usize) -> Row {
 
 pub(super) fn report(quorums: Vec<Row>) -> Report {
     let settings = Settings {
+        mode: Mode::Quorum,
         leader: "http://127.0.0.1:8000".into(),
         followers: (1..=5).map(|follower| format!("http://127.0.0.1:800{follower}")).collect(),
         is_own_cluster: true,

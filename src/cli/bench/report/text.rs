@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::numbers::{millis, more_millis, round, thousands};
 use super::{Cost, Report, Row, Settings};
+use crate::cli::bench::args::Mode;
 use crate::cli::bench::converge::Convergence;
 use crate::cli::bench::schedule::OpenLoop;
 use crate::observe::LatencySummary;
@@ -13,7 +14,7 @@ impl Report {
     pub(in crate::cli::bench) fn text(&self) -> String {
         let mut text = self.settings.describe();
         text.push_str("\n\n");
-        text.push_str(&table(&self.quorums));
+        text.push_str(&table(&self.quorums, self.settings.mode));
         text.push('\n');
         for row in &self.quorums {
             let quorum = row.quorum;
@@ -54,6 +55,12 @@ impl Settings {
             ),
         };
         let cluster = match self.is_own_cluster {
+            true if self.mode == Mode::Raft => {
+                format!(
+                    "a raft cluster of its own: {} members, each with its log on disk",
+                    self.followers.len() + 1
+                )
+            }
             true => format!("a cluster of its own: a leader and {} followers", self.followers.len()),
             false => format!("the leader {} and {} followers", self.leader, self.followers.len()),
         };
@@ -84,7 +91,8 @@ impl OpenLoop {
 }
 
 /// The table: a line for each quorum.
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row], mode: Mode) -> String {
+    const UNDELAYED_COLUMNS: usize = 7;
     const HEAD: [[&str; 12]; 2] = [
         ["", "mean", "p50", "p95", "p99", "", "", "ideal", "above", "delay", "delay", "delay"],
         [
@@ -111,8 +119,12 @@ fn table(rows: &[Row]) -> String {
             millis(delay.and_then(|delay| delay.injected_p99_us_since_start)),
         ]);
     }
+    if mode == Mode::Raft {
+        // Nothing is delayed there: what is left are the figures of the writes themselves.
+        lines.iter_mut().for_each(|line| line.truncate(UNDELAYED_COLUMNS));
+    }
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..HEAD[0].len()).map(width).collect();
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     let mut text = String::new();
     for line in &lines {
         let cells: Vec<String> =
@@ -175,6 +187,20 @@ the load took 0.02 s CPU, 10.0 µs a write; all nodes together 0.05 s, 25.0 µs 
         // Quantiles are good to 0.1 %: the last digit may be another one.
         let blur = |text: &str| text.replace("1.901", "1.900").replace("1.981", "1.980");
         assert_eq!(blur(&text), blur(expected), "\n{text}");
+    }
+
+    #[test]
+    fn in_raft_mode_the_table_has_no_delays() {
+        let mut report = report(vec![Row { ideal: None, p50_above_ideal_us: None, ..row(2) }]);
+        report.settings.mode = Mode::Raft;
+        (report.settings.min_delay_us, report.settings.max_delay_us) = (None, None);
+        let text = report.text();
+        assert!(
+            text.contains("\na raft cluster of its own: 6 members, each with its log on disk\n"),
+            "{text}"
+        );
+        assert!(text.contains("\nquorum     ms     ms     ms     ms  writes/s  errors\n"), "{text}");
+        assert!(!text.contains("delay") && !text.contains("ideal"), "{text}");
     }
 
     #[test]

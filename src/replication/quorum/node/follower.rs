@@ -81,6 +81,31 @@ impl FollowerNode {
         Err(Unavailable::new("incomplete", "this node does not hold a whole store of its leader's epoch yet"))
     }
 
+    pub(super) fn node_id(&self) -> &str {
+        &self.env.node_id
+    }
+
+    /// Where others reach it, as it sees it.
+    pub(super) fn url(&self) -> String {
+        self.env.advertise.to_string()
+    }
+
+    /// The quorum of the leader's epoch, if it has said so.
+    pub(super) fn write_quorum(&self) -> Option<usize> {
+        self.core.lock().follower.membership().map(|membership| membership.write_quorum)
+    }
+
+    /// Heartbeats that should have come in this time.
+    pub(super) fn missed(&self, silence_ms: u64) -> u32 {
+        let interval_ms = u64::try_from(self.settings.heartbeat_interval.as_millis()).unwrap_or(u64::MAX);
+        u32::try_from(silence_ms / interval_ms.max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// So many missed ones make a leader down.
+    pub(super) fn missed_max(&self) -> u32 {
+        self.settings.max_missed_heartbeats
+    }
+
     pub(super) async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
         if options.min_acks.is_some() {
             return Err(ReadError::NotLeader { leader: self.leader_url() });

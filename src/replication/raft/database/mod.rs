@@ -45,6 +45,28 @@ pub use writer::CommitStats;
 use writer::Writer;
 
 use super::disk::{Disk, SimulatedDisk};
+/// How commits are synced. What is weaker than `Full` may lose what was acknowledged in a power cut, though not when a
+/// process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Each commit, and the mark, are on disk before anybody is told.
+    Full,
+    /// SQLite syncs when it moves its log into the database; the mark is not synced.
+    Normal,
+    /// Nothing is synced.
+    Off,
+}
+
+impl Synchronous {
+    /// SQLite's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Synchronous::Full => "full",
+            Synchronous::Normal => "normal",
+            Synchronous::Off => "off",
+        }
+    }
+}
 
 /// Requests that share a transaction, at the most.
 const GROUP_MAX: usize = 1024;
@@ -96,6 +118,8 @@ pub struct Identity {
     pub storage_id: u64,
     /// The cluster it belongs to, once it belongs to one.
     pub cluster_id: Option<String>,
+    /// Whether it has voted there.
+    pub was_member: bool,
 }
 
 /// What the database holds beside the rows.
@@ -138,6 +162,9 @@ enum Request {
         cluster_id: String,
         done: Done,
     },
+    BecomeMember {
+        done: Done,
+    },
     Read {
         indexes: Range<u64>,
         reply: oneshot::Sender<io::Result<Vec<Row>>>,
@@ -154,8 +181,9 @@ enum Request {
 impl Request {
     /// Whether it needs a transaction.
     fn is_write(&self) -> bool {
-        use Request::{Append, JoinCluster, Purge, Truncate, Vote};
-        matches!(self, Append { .. } | Vote { .. } | JoinCluster { .. } | Truncate { .. } | Purge { .. })
+        use Request::{Append, BecomeMember, JoinCluster, Purge, Truncate, Vote};
+        let is_fact = matches!(self, Vote { .. } | JoinCluster { .. } | BecomeMember { .. });
+        is_fact || matches!(self, Append { .. } | Truncate { .. } | Purge { .. })
     }
 }
 
@@ -228,6 +256,11 @@ impl Database {
         self.sync(|done| Request::JoinCluster { cluster_id, done }).await
     }
 
+    /// Takes note that the node votes in its cluster; on disk when it returns.
+    pub async fn become_member(&self) -> io::Result<()> {
+        self.sync(|done| Request::BecomeMember { done }).await
+    }
+
     /// The entries of these indexes, as far as they are there.
     pub async fn read(&self, indexes: Range<u64>) -> io::Result<Vec<Row>> {
         let (reply, answer) = oneshot::channel();
@@ -282,7 +315,8 @@ impl Database {
             match unsent.0 {
                 Request::Append { done, .. }
                 | Request::Vote { done, .. }
-                | Request::JoinCluster { done, .. } => {
+                | Request::JoinCluster { done, .. }
+                | Request::BecomeMember { done } => {
                     done(Err(gone()));
                 }
                 _ => {}

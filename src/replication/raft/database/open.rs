@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::super::disk::Disk;
 use super::writer::Writer;
-use super::{Database, Facts, Identity, Mark, Vouched};
+use super::{Database, Facts, Identity, Mark, Synchronous, Vouched};
 
 /// The database within the folder.
 const DATABASE_FILE: &str = "raft.sqlite";
@@ -76,7 +76,12 @@ pub struct Opened {
 }
 
 /// Opens the folder, or makes it with the id `storage_id` if there is none or it is empty. Blocks.
-pub fn open(folder: &Path, storage_id: u64, disk: &Disk) -> Result<Opened, OpenError> {
+pub fn open(
+    folder: &Path,
+    storage_id: u64,
+    synchronous: Synchronous,
+    disk: &Disk,
+) -> Result<Opened, OpenError> {
     let system = |error| OpenError::Folder { folder: folder.to_owned(), error };
     let damaged = |what: String| OpenError::Damaged { folder: folder.to_owned(), what };
     fs::create_dir_all(folder).map_err(system)?;
@@ -90,7 +95,7 @@ pub fn open(folder: &Path, storage_id: u64, disk: &Disk) -> Result<Opened, OpenE
     if has_mark && !database.exists() {
         return Err(damaged(format!("{DATABASE_FILE} is missing")));
     }
-    let connection = match connect(&database, storage_id, has_mark) {
+    let connection = match connect(&database, storage_id, has_mark, synchronous) {
         Ok(connection) => connection,
         Err(error) if is_lock(&error) => return Err(OpenError::InUse { folder: folder.to_owned() }),
         Err(error) => return Err(damaged(format!("{DATABASE_FILE}: {error}"))),
@@ -112,7 +117,7 @@ pub fn open(folder: &Path, storage_id: u64, disk: &Disk) -> Result<Opened, OpenE
         let what = format!("it vouched for {}, and holds {there}", mark.vouched());
         return Err(OpenError::Behind { folder: folder.to_owned(), what });
     }
-    writer.set_mark(mark);
+    writer.set_mark(mark, synchronous);
     let database = Database::start(folder.to_owned(), writer, disk).map_err(system)?;
     Ok(Opened { database, identity, facts })
 }
@@ -120,7 +125,7 @@ pub fn open(folder: &Path, storage_id: u64, disk: &Disk) -> Result<Opened, OpenE
 /// For a test: a database that may not grow beyond so many pages.
 #[cfg(test)]
 pub(super) fn open_with_pages(folder: &Path, pages_max: u32) -> Result<Opened, OpenError> {
-    let opened = open(folder, 0, &Disk::Threads)?;
+    let opened = open(folder, 0, Synchronous::Full, &Disk::Threads)?;
     let (done, set) = std::sync::mpsc::channel();
     opened.database.send(super::Request::LimitPages { pages_max, done });
     let _ = set.recv();
@@ -143,11 +148,16 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn connect(path: &Path, storage_id: u64, has_mark: bool) -> rusqlite::Result<Connection> {
+fn connect(
+    path: &Path,
+    storage_id: u64,
+    has_mark: bool,
+    synchronous: Synchronous,
+) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "synchronous", synchronous.as_str())?;
     let tables: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 && !has_mark {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;

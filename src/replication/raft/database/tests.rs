@@ -19,11 +19,11 @@ fn rows(term: u64, indexes: Range<u64>) -> Vec<Row> {
 }
 
 fn open_ok(folder: &Path) -> Opened {
-    open(folder, 42, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"))
+    open(folder, 42, Synchronous::Full, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn error_of(folder: &Path) -> OpenError {
-    open(folder, 42, &Disk::Threads).err().expect("it was opened")
+    open(folder, 42, Synchronous::Full, &Disk::Threads).err().expect("it was opened")
 }
 
 /// Appends and waits until it is on disk.
@@ -58,14 +58,16 @@ async fn what_was_written_is_there_after_reopening() {
     assert_eq!((identity.storage_id, &identity.cluster_id, facts), (42, &None, Facts::default()));
     database.save_vote(vote(2, false)).await.unwrap();
     database.join_cluster("c1").await.unwrap();
+    assert!(!identity.was_member);
+    database.become_member().await.unwrap();
     append(&database, rows(2, 1..6)).await.unwrap();
     database.save_committed(Position { term: 2, index: 4 });
     database.purge(Position { term: 2, index: 2 });
     database.close();
 
     let Opened { database, identity, facts } =
-        open(folder.path(), 99, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(identity, Identity { storage_id: 42, cluster_id: Some("c1".into()) });
+        open(folder.path(), 99, Synchronous::Full, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(identity, Identity { storage_id: 42, cluster_id: Some("c1".into()), was_member: true });
     let at = |index| Some(Position { term: 2, index });
     assert_eq!(facts, Facts { vote: Some(vote(2, false)), committed: at(4), purged: at(2), last: at(5) });
     let read = database.read(0..5).await.unwrap();
@@ -163,6 +165,25 @@ async fn a_database_without_its_newest_entries_is_not_opened() {
     let wal = fs::File::options().write(true).open(after.path().join("raft.sqlite-wal")).unwrap();
     wal.set_len(wal.metadata().unwrap().len() - 100).unwrap();
     assert!(matches!(error_of(after.path()), OpenError::Behind { .. }));
+}
+
+#[tokio::test]
+async fn what_is_not_synced_is_kept_all_the_same_and_missed_when_it_is_lost() {
+    for synchronous in [Synchronous::Normal, Synchronous::Off] {
+        let folder = Folder::new();
+        let opened =
+            open(folder.path(), 42, synchronous, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
+        append(&opened.database, rows(1, 1..10)).await.unwrap();
+        append(&opened.database, rows(1, 10..11)).await.unwrap();
+        let after = cut_power(folder.path());
+        let again =
+            open(after.path(), 42, synchronous, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(again.facts.last, Some(Position { term: 1, index: 10 }), "{}", synchronous.as_str());
+        let after = cut_power(folder.path());
+        let wal = fs::File::options().write(true).open(after.path().join("raft.sqlite-wal")).unwrap();
+        wal.set_len(wal.metadata().unwrap().len() - 100).unwrap();
+        assert!(matches!(error_of(after.path()), OpenError::Behind { .. }), "{}", synchronous.as_str());
+    }
 }
 
 #[tokio::test]
@@ -279,7 +300,8 @@ async fn a_simulated_disk_takes_its_time_and_a_crash_takes_what_is_not_written_y
     let (latency, tasks) = (Duration::from_millis(50), Tasks::new());
     let disk = SimulatedDisk { latency: Arc::new(move || latency), tasks: tasks.clone() };
     let disk = Disk::Simulated(disk);
-    let Opened { database, .. } = open(folder.path(), 42, &disk).unwrap_or_else(|error| panic!("{error}"));
+    let Opened { database, .. } =
+        open(folder.path(), 42, Synchronous::Full, &disk).unwrap_or_else(|error| panic!("{error}"));
     let begun = Instant::now();
     append(&database, rows(1, 1..10)).await.unwrap();
     assert_eq!((begun.elapsed(), positions(&database).await.len()), (latency, 9));

@@ -10,7 +10,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Done, Facts, Identity, MARK_SYNC_EVERY, Mark, Position, Request, Row, VoteRecord, Vouched};
+use super::{
+    Done, Facts, Identity, MARK_SYNC_EVERY, Mark, Position, Request, Row, Synchronous, VoteRecord, Vouched,
+};
 use crate::observe::LatencyRecorder;
 
 /// Rows of purged entries that one transaction deletes, at the most: a large delete would hold up the writes behind it.
@@ -46,6 +48,7 @@ pub(super) struct Writer {
     // Times by tokio's clock, which is the system's on a thread and stands still in simulation.
     committed_written: Instant,
     mark_synced: Instant,
+    synchronous: Synchronous,
     failure: Option<String>,
     stats: Arc<Mutex<CommitStats>>,
     /// The lock on the folder, held as long as the writer lives.
@@ -63,6 +66,7 @@ impl Writer {
             committed: Arc::default(),
             committed_written: Instant::now(),
             mark_synced: Instant::now(),
+            synchronous: Synchronous::Full,
             failure: None,
             stats: Arc::default(),
             _lock: lock,
@@ -96,6 +100,7 @@ impl Writer {
         let identity = Identity {
             storage_id: number("storage_id")?.unwrap_or_default(),
             cluster_id: self.fact("cluster_id")?,
+            was_member: self.fact("was_member")?.is_some_and(|text| text == "true"),
         };
         (self.facts, self.first_row) = (facts, first_row);
         Ok((identity, facts))
@@ -105,8 +110,10 @@ impl Writer {
         Vouched { last: self.facts.last, vote: self.facts.vote }
     }
 
-    pub(super) fn set_mark(&mut self, mark: Mark) {
+    /// The mark, which is synced if everything is.
+    pub(super) fn set_mark(&mut self, mark: Mark, synchronous: Synchronous) {
         self.mark = Some(mark);
+        self.synchronous = synchronous;
     }
 
     pub(super) fn stats(&self) -> Arc<Mutex<CommitStats>> {
@@ -242,6 +249,10 @@ impl Writer {
                 waiting.push(done);
                 self.put("cluster_id", &cluster_id)
             }
+            Request::BecomeMember { done } => {
+                waiting.push(done);
+                self.put("was_member", "true")
+            }
             Request::Truncate { after } => {
                 self.stats.lock().truncations += 1;
                 self.truncate(after)
@@ -355,7 +366,9 @@ impl Writer {
     }
 
     fn sync_mark(&mut self) -> Result<(), String> {
-        if let Some(mark) = self.mark.as_mut().filter(|mark| !mark.is_synced()) {
+        if self.synchronous == Synchronous::Full
+            && let Some(mark) = self.mark.as_mut().filter(|mark| !mark.is_synced())
+        {
             mark.sync().map_err(text)?;
             self.mark_synced = Instant::now();
         }
@@ -404,9 +417,10 @@ type Answer = (tokio::sync::oneshot::Sender<io::Result<Vec<Row>>>, io::Result<Ve
 fn refuse(requests: impl Iterator<Item = Request>, waiting: &mut Vec<Done>, reads: &mut Vec<Answer>) {
     for request in requests {
         match request {
-            Request::Append { done, .. } | Request::Vote { done, .. } | Request::JoinCluster { done, .. } => {
-                waiting.push(done);
-            }
+            Request::Append { done, .. }
+            | Request::Vote { done, .. }
+            | Request::JoinCluster { done, .. }
+            | Request::BecomeMember { done } => waiting.push(done),
             Request::Read { reply, .. } => reads.push((reply, Ok(Vec::new()))),
             _ => {}
         }
