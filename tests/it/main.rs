@@ -6,6 +6,10 @@ mod cli;
 mod contract;
 mod faults;
 mod harness;
+mod histories;
+#[expect(unreachable_pub, reason = "the simulation has it too")]
+#[path = "../sim/linearizability.rs"]
+mod linearizability;
 mod load;
 mod malformed;
 mod processes;
