@@ -93,8 +93,9 @@ fn not_started(error: &StartError) -> CliError {
     }
 }
 
-/// What openraft logs beside warnings is for those who work on it: it is shown to who asks for `openraft=…`.
-const OPENRAFT_LOG: &str = "openraft=warn";
+/// What openraft logs beside errors is for those who work on it, and its warnings come with every message that a member
+/// who is down does not answer: they are shown to who asks for `openraft=…`.
+const OPENRAFT_LOG: &str = "openraft=error";
 
 fn start_log(config: &Config) -> Result<(), CliError> {
     let text = match config.log.contains("openraft") {

@@ -352,3 +352,22 @@ fn a_folder_of_another_cluster_is_refused_both_ways() {
     assert_eq!(two.nodes[0].health()["term"], 1, "nothing was changed");
     two.kill(&[0]);
 }
+
+#[test]
+fn a_leader_that_is_stopped_hands_the_lead_over_first() {
+    // With time-outs like these an election would be noticed.
+    let settings = [("ELECTION_TIMEOUT_MIN", "5s"), ("ELECTION_TIMEOUT_MAX", "10s"), ("WRITE_TIMEOUT", "20s")];
+    let mut members = Members::started(3, &settings);
+    let leader = members.leader();
+    assert_eq!(write(&members, leader, "/write", "k", 1).status, 200);
+    members.nodes[leader].terminate();
+    let begun = Instant::now();
+    assert!(members.nodes[leader].exit().success());
+    let other = (leader + 1) % 3;
+    let answer = write(&members, other, "/write", "k", 2);
+    assert_eq!((answer.status, &answer.body["version"]), (200, &json!(2)), "{answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    members.restart(&[leader]);
+    members.wait_voters(3);
+    assert_eq!(members.converged(&members.all())["k"], (2, 2));
+}

@@ -354,6 +354,40 @@ impl Cluster {
         }
         self.core.trigger().transfer_leader(member.storage_id).await.map_err(failed)
     }
+
+    /// Hands the lead to whoever is up and furthest, if this node leads, and waits until it has gone: so that writes do not
+    /// stop for an election time-out when a leader is stopped. Gives up after the longest of those.
+    pub(super) async fn hand_over(&self) {
+        let Some(heir) = self.heir().filter(|_| self.is_leader()) else { return };
+        if let Err(error) = self.core.trigger().transfer_leader(heir).await {
+            tracing::debug!(%error, "the lead could not be handed over");
+            return;
+        }
+        let mut metrics = self.core.metrics();
+        let is_over = async { while self.is_leader() && metrics.changed().await.is_ok() {} };
+        // Without it there will be an election, as after a crash.
+        let _ = timeout(self.settings.election_timeout_max, is_over).await;
+    }
+
+    /// The voter that answers and holds most of the log.
+    fn heir(&self) -> Option<StorageId> {
+        let up: Vec<String> = self
+            .followers()
+            .into_iter()
+            .filter(|follower| follower.state == "up")
+            .map(|follower| follower.url)
+            .collect();
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let replication = metrics.replication.as_ref()?;
+        let voters = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
+        let is_up = |id: &StorageId| {
+            metrics.membership_config.get_node(id).is_some_and(|member| up.contains(&member.url))
+        };
+        voters
+            .filter(is_up)
+            .max_by_key(|id| replication.get(id).and_then(|at| at.as_ref()).map(|at| at.index))
+    }
 }
 
 fn failed(error: impl ToString) -> MemberError {

@@ -45,6 +45,7 @@ pub mod log;
 pub mod machine;
 mod membership;
 pub mod message;
+mod narration;
 mod network;
 mod node;
 mod overview;

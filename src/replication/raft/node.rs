@@ -15,6 +15,7 @@ use super::log::Log;
 use super::machine::{Machine, Reader};
 use super::membership::{Joins, check_standing, form, join};
 use super::message::{NO_LEADER, ReadIndexReply, ReadIndexRequest, WriteRequest, refusal};
+use super::narration::narrate;
 use super::network::{Network, Receiver};
 use super::peers::{Peers, parse};
 use super::reads::Reads;
@@ -126,8 +127,8 @@ impl Raft {
                 () = joining => {}
             }
         });
-        let (telling, stopping) = (tell_roles(cluster.clone()), env.tasks.stopping());
-        env.tasks.spawn("roles", async move {
+        let (telling, stopping) = (narrate(cluster.clone()), env.tasks.stopping());
+        env.tasks.spawn("narration", async move {
             tokio::select! {
                 biased;
                 () = stopping => {}
@@ -140,7 +141,7 @@ impl Raft {
                 biased;
                 reason = database.failed() => tracing::error!("{reason}: the node stops"),
                 reason = core_failed(&cluster.core) => tracing::error!("consensus has failed, the node stops: {reason}"),
-                () = tasks.stopping() => {}
+                () = tasks.stopping() => cluster.hand_over().await,
             }
             tasks.cancel();
             if let Err(error) = cluster.core.shutdown().await {
@@ -373,31 +374,6 @@ fn config(settings: &Settings) -> Result<Config, openraft::ConfigError> {
         ..Config::default()
     };
     config.validate()
-}
-
-/// Logs who leads, whenever that changes.
-async fn tell_roles(cluster: Arc<Cluster>) {
-    let mut metrics = cluster.core.metrics();
-    let mut told = (ServerState::Learner, 0, None);
-    loop {
-        let now = {
-            let metrics = metrics.borrow_and_update();
-            (metrics.state, metrics.current_term, metrics.current_leader)
-        };
-        if now != told {
-            let (state, term, leader) = now;
-            match (state, leader.and_then(|id| cluster.members().into_iter().find(|m| m.storage_id == id))) {
-                (ServerState::Leader, _) => tracing::info!("leads in term {term}"),
-                (ServerState::Candidate, _) => tracing::info!("stands for election in term {term}"),
-                (_, Some(leader)) => tracing::info!("follows {} in term {term}", leader.node_id),
-                (_, None) => {}
-            }
-            told = now;
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Completes with the reason when openraft has stopped by itself.
