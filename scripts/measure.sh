@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what is measured and what measures it, and runs the latter: scripts/measure.sh compare|growth [options].
+# Builds what is measured and what measures it, and runs the latter: scripts/measure.sh MODE [options].
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

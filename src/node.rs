@@ -115,7 +115,13 @@ async fn start_raft(
     tasks: &Tasks,
 ) -> Result<Raft, StartError> {
     let (transport, advertise) = reach(config, addr)?;
-    let env = raft::Environment { advertise, transport, tasks: tasks.clone(), seed: fastrand::u64(..) };
+    let env = raft::Environment {
+        advertise,
+        transport,
+        disk: raft::Disk::Threads,
+        tasks: tasks.clone(),
+        seed: fastrand::u64(..),
+    };
     let Limits { write_timeout, read_timeout, batch_max_bytes, max_waiting_reads, .. } = config.limits;
     let settings = raft::Settings {
         node_id: config.node_id.clone(),

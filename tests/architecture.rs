@@ -85,6 +85,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("crc32fast", &["wire"]),
     ("openraft", &["replication::raft"]),
     ("openraft_rt_tokio", &["replication::raft"]),
+    ("openraft_rt", &["replication::raft"]),
+    ("rand_core", &["replication::raft"]),
     ("rusqlite", &["replication::raft::database"]),
     ("dashmap", &["store"]),
     ("envy", &["config"]),

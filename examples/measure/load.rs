@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use quorate::observe::LatencyRecorder;
 
-use crate::rows::Work;
+use crate::rows::{Operation, Work};
 
 /// How long all clients together may wait for any answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,31 +40,59 @@ impl Request {
     pub(super) fn http_write(work: &Work, host: SocketAddr) -> Request {
         let start = "{\"key\":\"key-";
         let length = start.len() + key_digits(work) + "\",\"value\":\"\"}".len() + work.value_bytes;
+        let query = work.quorum.map_or_else(String::new, |quorum| format!("?quorum={quorum}"));
         let head = format!(
-            "POST /write?quorum={} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
-             content-length: {length}\r\n\r\n{start}",
-            work.quorum
+            "POST /write{query} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n{start}"
         );
         Request::lay_out(work, head, "\",\"value\":\"", work.value_bytes, "\"}")
     }
 
-    /// `GET /read`.
+    /// `GET /read`, linearizable if the work is about such.
     pub(super) fn http_read(work: &Work, host: SocketAddr) -> Request {
-        let end = format!(" HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        let is_linearizable = work.operation == Operation::LinearizableRead;
+        let option = if is_linearizable { "&consistency=linearizable" } else { "" };
+        let end = format!("{option} HTTP/1.1\r\nhost: {host}\r\n\r\n");
         Request::lay_out(work, "GET /read?key=key-".into(), &end, 0, "")
+    }
+
+    /// `POST` to `path` of etcd's JSON gateway, which wants key and value in base64. Digits and letters are base64 as they
+    /// stand, in groups of four.
+    pub(super) fn etcd(path: &str, work: &Work, host: SocketAddr) -> Request {
+        let is_write = work.operation == Operation::Write;
+        let digits = key_digits(work).next_multiple_of(4);
+        let value_bytes = if is_write { work.value_bytes.div_ceil(3) * 4 } else { 0 };
+        let (start, middle, end) = ("{\"key\":\"key0", if is_write { "\",\"value\":\"" } else { "" }, "\"}");
+        let length = start.len() + digits + middle.len() + value_bytes + end.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n{start}"
+        );
+        Request::lay_out_digits(digits, head, middle, value_bytes, end)
     }
 
     /// `SET` and `WAIT` in one pipeline.
     pub(super) fn redis_write(work: &Work) -> Request {
         let start = format!("*3\r\n$3\r\nSET\r\n${}\r\nkey-", "key-".len() + key_digits(work));
         let middle = format!("\r\n${}\r\n", work.value_bytes);
-        let end = format!("\r\n*3\r\n$4\r\nWAIT\r\n$1\r\n{}\r\n$4\r\n1000\r\n", work.quorum);
+        let copies = work.quorum.unwrap_or(0);
+        let end = format!("\r\n*3\r\n$4\r\nWAIT\r\n$1\r\n{copies}\r\n$4\r\n1000\r\n");
         Request::lay_out(work, start, &middle, work.value_bytes, &end)
     }
 
     fn lay_out(work: &Work, start: String, middle: &str, value_bytes: usize, end: &str) -> Request {
+        Request::lay_out_digits(key_digits(work), start, middle, value_bytes, end)
+    }
+
+    fn lay_out_digits(
+        key_digits: usize,
+        start: String,
+        middle: &str,
+        value_bytes: usize,
+        end: &str,
+    ) -> Request {
         let mut bytes = start.into_bytes();
-        let key = bytes.len()..bytes.len() + key_digits(work);
+        let key = bytes.len()..bytes.len() + key_digits;
         bytes.resize(key.end, b'0');
         bytes.extend_from_slice(middle.as_bytes());
         let value = bytes.len()..bytes.len() + value_bytes;
@@ -99,6 +127,8 @@ fn put_number(digits: &mut [u8], mut number: u64) {
 pub(super) enum Answers {
     /// HTTP/1.1 with a `content-length`, as nodes of `quorate` write it.
     Http,
+    /// The same from etcd's gateway; a success holds this text.
+    Etcd(&'static str),
     /// What Redis says to `SET` and `WAIT`; fewer copies than these are no success.
     Redis(usize),
 }
@@ -107,7 +137,7 @@ impl Answers {
     /// Whether the answer that these bytes hold is one of success; `None` while it is not whole.
     fn is_success(self, bytes: &[u8]) -> Option<bool> {
         match self {
-            Answers::Http => {
+            Answers::Http | Answers::Etcd(_) => {
                 let head_end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
                 let head = std::str::from_utf8(&bytes[..head_end]).ok()?;
                 let length = head.lines().find_map(|line| {
@@ -115,7 +145,11 @@ impl Answers {
                     name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
                 });
                 let (body, length) = (&bytes[head_end + 4..], length.unwrap_or(0));
-                let is_success = head.get(9..12) == Some("200") && body.starts_with(SUCCESS);
+                let is_good = match self {
+                    Answers::Etcd(text) => std::str::from_utf8(body).is_ok_and(|body| body.contains(text)),
+                    _ => body.starts_with(SUCCESS),
+                };
+                let is_success = head.get(9..12) == Some("200") && is_good;
                 (body.len() >= length).then_some(is_success)
             }
             Answers::Redis(quorum) => {
@@ -170,12 +204,12 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Connects all clients of this work.
-    pub(super) fn connect(address: SocketAddr, answers: Answers, work: &Work) -> std::io::Result<Load> {
+    /// Connects all clients of this work, to these addresses in turn.
+    pub(super) fn connect(addresses: &[SocketAddr], answers: Answers, work: &Work) -> std::io::Result<Load> {
         let epoll = Epoll::new(EpollCreateFlags::empty())?;
         let mut clients = Vec::with_capacity(work.clients);
         for nth in 0..work.clients {
-            let stream = TcpStream::connect(address)?;
+            let stream = TcpStream::connect(addresses[nth % addresses.len()])?;
             stream.set_nodelay(true)?;
             stream.set_write_timeout(Some(PATIENCE))?;
             epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, nth as u64))?;
@@ -322,7 +356,7 @@ mod tests {
     fn every_key_is_filled_once_and_values_are_as_long_as_asked_and_never_the_same() {
         let work = work(3, 120);
         let (address, bodies) = serve(3, |_| GOOD);
-        let mut load = Load::connect(address, Answers::Http, &work).unwrap();
+        let mut load = Load::connect(&[address], Answers::Http, &work).unwrap();
         let seen = load.fill(&mut Request::http_write(&work, address)).unwrap();
         drop(load);
         assert_eq!((seen.latency.count(), seen.errors), (120, 0));
@@ -337,7 +371,7 @@ mod tests {
     fn a_run_ends_in_time_and_errors_are_no_successes() {
         let work = work(2, 10);
         let (address, bodies) = serve(2, |body| if body["key"] == "key-3" { BAD } else { GOOD });
-        let mut load = Load::connect(address, Answers::Http, &work).unwrap();
+        let mut load = Load::connect(&[address], Answers::Http, &work).unwrap();
         let (start, duration) = (Instant::now(), Duration::from_millis(100));
         let seen = load.run_for(&mut Request::http_write(&work, address), duration).unwrap();
         drop(load);
@@ -352,7 +386,7 @@ mod tests {
     fn a_connection_that_is_closed_ends_the_run() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, work) = (listener.local_addr().unwrap(), work(1, 1));
-        let mut load = Load::connect(address, Answers::Http, &work).unwrap();
+        let mut load = Load::connect(&[address], Answers::Http, &work).unwrap();
         drop(listener.accept().unwrap());
         assert!(load.fill(&mut Request::http_write(&work, address)).is_err());
     }
@@ -368,6 +402,15 @@ mod tests {
         let read = "GET /read?key=key-07 HTTP/1.1\r\nhost: 127.0.0.1:80\r\n\r\n";
         assert_eq!(text(Request::http_read(&work, host)), read);
         assert!(text(Request::http_write(&work, host)).starts_with("POST /write?quorum=3 HTTP/1.1\r\n"));
+        let linearizable = Work { operation: Operation::LinearizableRead, ..work.clone() };
+        let read = "GET /read?key=key-07&consistency=linearizable HTTP/1.1\r\nhost: 127.0.0.1:80\r\n\r\n";
+        assert_eq!(text(Request::http_read(&linearizable, host)), read);
+        let put = text(Request::etcd("/put", &work, host));
+        let (head, body) = put.split_once("\r\n\r\n").unwrap();
+        assert!(head.ends_with(&format!("content-length: {}", body.len())));
+        assert_eq!(body, "{\"key\":\"key00007\",\"value\":\"0000000000000009vvvvvvvvvvvv\"}");
+        let range = text(Request::etcd("/range", &linearizable, host));
+        assert!(range.ends_with("\r\n\r\n{\"key\":\"key00007\"}"), "{range}");
     }
 
     #[test]
@@ -376,6 +419,8 @@ mod tests {
             (Answers::Http, GOOD, true),
             (Answers::Http, BAD, false),
             (Answers::Http, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", false),
+            (Answers::Etcd("kvs"), "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{\"kvs\"}", true),
+            (Answers::Etcd("kvs"), "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", false),
             (Answers::Redis(3), "+OK\r\n:3\r\n", true),
             (Answers::Redis(3), "+OK\r\n:2\r\n", false),
             (Answers::Redis(3), "-READONLY\r\n:5\r\n", false),

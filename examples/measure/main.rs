@@ -9,9 +9,10 @@
 //! ```text
 //!  rows     what is measured, what is asked of it  (pure)    peers  clusters: start, ready, CPU, end
 //!  report   medians and tables                     (pure)      slow   a slow link to one node
-//!                                                            load   the clients
+//!  failover   what happens when something dies              load   the clients
 //! ```
 
+mod failover;
 mod load;
 mod peers;
 mod report;
@@ -31,7 +32,7 @@ use nix::time::ClockId;
 use load::Load;
 use peers::{Cluster, Peer, Programs};
 use report::{FOREIGN_CORES_MAX, Line};
-use rows::{Figures, Row, Work};
+use rows::{Figures, Operation, Row, Work};
 
 /// Files that a process may have open, if the system allows it: a client is one for the load and one for the leader.
 const OPEN_FILES: u64 = 8192;
@@ -44,6 +45,10 @@ enum Mode {
     Compare,
     /// This project with more clients, values, keys, followers, and with a slow one
     Growth,
+    /// Raft mode beside etcd, with fsync
+    Raft,
+    /// Raft mode when leaders are killed, nodes catch up, and under a minute of load
+    Failover,
 }
 
 /// Measures clusters on this machine, each on loopback and alone, and prints tables of medians
@@ -51,7 +56,7 @@ enum Mode {
 struct Args {
     mode: Mode,
     /// Systems to measure, where a row has them
-    #[arg(long, value_delimiter = ',', default_value = "quorate,redis,bare,plain")]
+    #[arg(long, value_delimiter = ',', default_value = "quorate,redis,bare,plain,raft,etcd")]
     peers: Vec<Peer>,
     /// Rows, or groups of rows (`write`, `clients`); all unless given. --list names them
     #[arg(long, value_delimiter = ',')]
@@ -77,7 +82,7 @@ struct Args {
     /// Measure nothing: the tables of what is in the file
     #[arg(long)]
     report_only: bool,
-    /// A Markdown file to put the tables into, between the marks `measured: compare` or `measured: growth`
+    /// A Markdown file to put the tables into, between the marks `measured: MODE`
     #[arg(long)]
     markdown: Option<PathBuf>,
     /// Another binary of this project
@@ -108,8 +113,14 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), String> {
     let (mode, all) = match args.mode {
+        Mode::Failover => {
+            allow_files().map_err(|error| format!("cannot ask for the number of open files: {error}"))?;
+            let text = failover::measure(&programs(args)?, &args.commit, &machine())?;
+            return publish(args, "failover", &text);
+        }
         Mode::Compare => ("compare", rows::compare()),
         Mode::Growth => ("growth", rows::growth()),
+        Mode::Raft => ("raft", rows::raft()),
     };
     if args.list {
         all.iter().for_each(|row| println!("{:<14} {}", row.name, row.title));
@@ -125,13 +136,29 @@ fn run(args: &Args) -> Result<(), String> {
     let lines: Result<Vec<Line>, _> = lines.lines().map(serde_json::from_str).collect();
     let lines = lines.map_err(|error| file(&out, error.to_string()))?;
     let text = report::report(&all, &lines, matches!(args.mode, Mode::Growth));
-    println!("\n{text}");
-    if let Some(path) = &args.markdown {
-        let paper = fs::read_to_string(path).map_err(|error| file(path, error.to_string()))?;
-        let paper = report::put_into(&paper, mode, &text).map_err(|error| file(path, error))?;
-        fs::write(path, paper).map_err(|error| file(path, error.to_string()))?;
-    }
+    publish(args, mode, &text)?;
     if failed > 0 { Err(format!("{failed} measurements failed")) } else { Ok(()) }
+}
+
+/// Prints a report, and puts it into the paper.
+fn publish(args: &Args, mode: &str, text: &str) -> Result<(), String> {
+    println!("\n{text}");
+    let Some(path) = &args.markdown else { return Ok(()) };
+    let file = |error: String| format!("{}: {error}", path.display());
+    let paper = fs::read_to_string(path).map_err(|error| file(error.to_string()))?;
+    let paper = report::put_into(&paper, mode, text).map_err(file)?;
+    fs::write(path, paper).map_err(|error| file(error.to_string()))
+}
+
+fn programs(args: &Args) -> Result<Programs, String> {
+    let folder = std::env::current_exe().map_err(|error| format!("cannot find this executable: {error}"))?;
+    let folder = folder.parent().ok_or("this executable is nowhere")?;
+    Ok(Programs {
+        quorate: args.quorate.clone().unwrap_or_else(|| folder.join("../quorate")),
+        plain: folder.join("plain"),
+        data: folder.to_owned(),
+        settings: args.settings.clone(),
+    })
 }
 
 /// Whether a name asks for this row: it is the row's, or that of its group.
@@ -141,13 +168,7 @@ fn is_named(row: &Row, name: &str) -> bool {
 
 /// Measures what was asked for, line by line into the file. Gives how many failed.
 fn measure_all(args: &Args, all: &[Row], path: &Path) -> Result<usize, String> {
-    let folder = std::env::current_exe().map_err(|error| format!("cannot find this executable: {error}"))?;
-    let folder = folder.parent().ok_or("this executable is nowhere")?;
-    let programs = Programs {
-        quorate: args.quorate.clone().unwrap_or_else(|| folder.join("../quorate")),
-        plain: folder.join("plain"),
-        settings: args.settings.clone(),
-    };
+    let programs = programs(args)?;
     let mut how = OpenOptions::new();
     how.create(true).append(args.append).write(true).truncate(!args.append);
     let mut out = how.open(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -214,13 +235,16 @@ fn write_line(out: &mut File, line: &Line) -> std::io::Result<()> {
 /// One measurement on a cluster of its own.
 fn measure(peer: Peer, work: &Work, programs: &Programs, args: &Args) -> Result<Figures, String> {
     let cluster = Cluster::start(peer, work, programs)?;
-    let (mut request, mut fill, answers) = cluster.requests(work);
-    let mut load =
-        Load::connect(cluster.leader, answers, work).map_err(|error| format!("cannot connect: {error}"))?;
-    let filled = load.fill(&mut fill)?;
+    let connect = |addresses: &[_], answers| {
+        Load::connect(addresses, answers, work).map_err(|error| format!("cannot connect: {error}"))
+    };
+    let (mut fill, answers) = cluster.request(&Work { operation: Operation::Write, ..work.clone() });
+    let filled = connect(&[cluster.leader], answers)?.fill(&mut fill)?;
     if let Some(error) = filled.first_error {
         return Err(format!("a key could not be written: {error}"));
     }
+    let (mut request, answers) = cluster.request(work);
+    let mut load = connect(&cluster.targets(work.target), answers)?;
     load.run_for(&mut request, Duration::from_secs_f64(args.warm_up))?;
     let before = Clocks::read(&cluster)?;
     let seen = load.run_for(&mut request, Duration::from_secs_f64(args.seconds))?;
@@ -288,17 +312,20 @@ fn machine() -> String {
     let model =
         cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
     let count = std::thread::available_parallelism().map_or(0, usize::from);
-    let redis = Command::new("redis-server")
-        .arg("--version")
-        .output()
-        .map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
-    let redis = redis.ok().and_then(|text| Some(text.split_once("v=")?.1.split(' ').next()?.to_owned()));
-    format!(
-        "{count} × {}, Linux {}, Redis {}",
+    let mut text = format!(
+        "{count} × {}, Linux {}",
         model.unwrap_or("processor"),
-        read("/proc/sys/kernel/osrelease").trim(),
-        redis.unwrap_or_else(|| "none".into())
-    )
+        read("/proc/sys/kernel/osrelease").trim()
+    );
+    for (name, program, before) in [("Redis", "redis-server", "v="), ("etcd", "etcd", "etcd Version: ")] {
+        if let Ok(out) = Command::new(program).arg("--version").output()
+            && let Some((_, version)) = String::from_utf8_lossy(&out.stdout).split_once(before)
+            && let Some(version) = version.split_whitespace().next()
+        {
+            text += &format!(", {name} {version}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -314,7 +341,7 @@ mod tests {
         let named = |name: &str| rows.iter().filter(|row| is_named(row, name)).count();
         assert_eq!((named("keys"), named("clients-1"), named("key"), named("clients-1024")), (5, 1, 0, 1));
         assert!(Args::try_parse_from(["measure", "growth", "--set", "A"]).is_err());
-        assert!(Args::try_parse_from(["measure", "compare", "--peers", "etcd"]).is_err());
+        assert!(Args::try_parse_from(["measure", "compare", "--peers", "zookeeper"]).is_err());
     }
 
     #[test]

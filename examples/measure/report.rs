@@ -8,7 +8,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use crate::peers::Peer;
-use crate::rows::{Figures, Measured, Row, Target, judge};
+use crate::rows::{Asked, Figures, Measured, Row, judge};
 
 /// With more than this the measurement was disturbed: it is repeated, and left out where others of its kind were not.
 pub(super) const FOREIGN_CORES_MAX: f64 = 0.25;
@@ -35,7 +35,7 @@ fn of_one<'a>(lines: &[&'a Line], row: &Row, peer: Peer) -> Vec<&'a Figures> {
 }
 
 /// The median, the least and the most.
-fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
+pub(super) fn spread(values: impl Iterator<Item = f64>) -> [f64; 3] {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
@@ -84,12 +84,12 @@ pub(super) fn report(rows: &[Row], lines: &[Line], by_group: bool) -> String {
     }
     let mut asked = vec![["work", "asked for", "bound", "measured", "met"].map(str::to_owned).to_vec()];
     for row in rows {
-        for target in &row.targets {
-            let Some(verdict) = judge(target, row, rows, &measured) else { continue };
+        for asked_for in &row.asked {
+            let Some(verdict) = judge(asked_for, row, rows, &measured) else { continue };
             asked.push(vec![
                 row.title.clone(),
-                describe(target, rows),
-                number(verdict.asked),
+                describe(asked_for, rows),
+                number(verdict.bound),
                 number(verdict.measured),
                 if verdict.is_met { "yes" } else { "**no**" }.to_owned(),
             ]);
@@ -134,17 +134,17 @@ fn cells(row: &Row, peer: Peer, own: &[&Figures], median: &Figures) -> Vec<Strin
 }
 
 /// In words: `operations/s ≥ 1.25 × redis`.
-fn describe(target: &Target, rows: &[Row]) -> String {
-    let sign = if target.is_minimum { '≥' } else { '≤' };
-    let bound = match target.of {
-        None => number(target.bound),
-        Some((peer, None)) => format!("{} × {peer}", target.bound),
+fn describe(asked: &Asked, rows: &[Row]) -> String {
+    let sign = if asked.is_minimum { '≥' } else { '≤' };
+    let bound = match asked.of {
+        None => number(asked.bound),
+        Some((peer, None)) => format!("{} × {peer}", asked.bound),
         Some((_, Some(name))) => {
             let title = rows.iter().find(|row| row.name == name).map_or(name, |row| &row.title);
-            format!("{} × {title}", target.bound)
+            format!("{} × {title}", asked.bound)
         }
     };
-    format!("{} {sign} {bound}", target.figure.title())
+    format!("{} {sign} {bound}", asked.figure.title())
 }
 
 fn provenance(lines: &[&Line]) -> String {
@@ -163,7 +163,7 @@ fn provenance(lines: &[&Line]) -> String {
 }
 
 /// Three digits or all before the point, thousands apart.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let decimals = match value.abs() {
         ..10.0 => 2,
         ..100.0 => 1,
@@ -182,7 +182,7 @@ fn number(value: f64) -> String {
 }
 
 /// A table, the first row its head. Columns are as wide as they need to be; but for the first two, they are numbers.
-fn markdown(table: &[Vec<String>]) -> String {
+pub(super) fn markdown(table: &[Vec<String>]) -> String {
     let columns = table[0].len();
     let widths: Vec<usize> = (0..columns)
         .map(|column| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))

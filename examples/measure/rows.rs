@@ -1,26 +1,45 @@
 //! What is measured: rows of work, on which systems, and what is asked of the figures. Tables of data, and pure.
 //!
-//! Owns the two lists, [`compare`] and [`growth`], and the verdict on a row. Refuses to know how anything is measured.
+//! Owns the lists, [`compare`], [`growth`] and [`raft`], and the verdict on a row. Refuses to know how anything is measured.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::peers::Peer;
-use crate::peers::Peer::{Bare, Plain, Quorate, Redis};
+use crate::peers::Peer::{Bare, Etcd, Plain, Quorate, Raft, Redis};
 
 /// A figure this near to what is asked counts as that.
 const TOLERANCE: f64 = 0.05;
 
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Write,
+    /// Of a node's own copy.
+    Read,
+    LinearizableRead,
+}
+
+/// Which nodes the clients talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Leader,
+    /// One that does not lead.
+    Follower,
+    /// All of them, in turn.
+    All,
+}
+
 /// What clients do, and to what kind of cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Work {
-    /// `GET /read` instead of writes.
-    pub is_read: bool,
+    pub operation: Operation,
+    pub target: Target,
     /// Each with one request under way.
     pub clients: usize,
-    /// Followers that a write waits for.
-    pub quorum: usize,
+    /// Followers that a write waits for; none leaves it to the nodes.
+    pub quorum: Option<usize>,
     pub followers: usize,
     pub keys: u64,
     pub value_bytes: usize,
@@ -32,9 +51,10 @@ pub(super) struct Work {
 
 /// What rows change one thing of.
 pub(super) const BASE: Work = Work {
-    is_read: false,
+    operation: Operation::Write,
+    target: Target::Leader,
     clients: 64,
-    quorum: 3,
+    quorum: Some(3),
     followers: 5,
     keys: 100,
     value_bytes: 64,
@@ -49,7 +69,7 @@ pub(super) struct Row {
     pub title: String,
     pub work: Work,
     pub peers: &'static [Peer],
-    pub targets: Vec<Target>,
+    pub asked: Vec<Asked>,
 }
 
 /// A figure of a measurement.
@@ -77,7 +97,7 @@ impl Figure {
 }
 
 /// What is asked of this project's figure in a row.
-pub(super) struct Target {
+pub(super) struct Asked {
     pub figure: Figure,
     pub is_minimum: bool,
     /// So much, or so many times what another one has.
@@ -120,9 +140,9 @@ impl Figures {
 fn ideal_p50_us(work: &Work) -> f64 {
     match (work.has_delay, work.quorum, work.followers) {
         (false, ..) => 0.0,
-        (true, 1, 5) => 216.5,
-        (true, 3, 5) => 550.0,
-        (true, 5, 5) => 883.5,
+        (true, Some(1), 5) => 216.5,
+        (true, Some(3), 5) => 550.0,
+        (true, Some(5), 5) => 883.5,
         (true, ..) => f64::NAN,
     }
 }
@@ -130,33 +150,33 @@ fn ideal_p50_us(work: &Work) -> f64 {
 /// The medians of each row on each system.
 pub(super) type Measured = BTreeMap<(String, Peer), Figures>;
 
-/// How a target was met.
+/// How what was asked is met.
 #[derive(Debug, PartialEq)]
 pub(super) struct Verdict {
-    pub asked: f64,
+    pub bound: f64,
     pub measured: f64,
     pub is_met: bool,
 }
 
-/// Judges a target by the figures of all rows and systems; `None` if one that it takes was not measured.
-pub(super) fn judge(target: &Target, row: &Row, rows: &[Row], all: &Measured) -> Option<Verdict> {
-    let get = |peer: Peer, row: &Row| Some(all.get(&(row.name.clone(), peer))?.get(target.figure, &row.work));
-    let measured = get(Quorate, row)?;
-    let unit = match target.of {
+/// Judges what is asked by the figures of all rows and systems; `None` if one that it takes was not measured.
+pub(super) fn judge(asked: &Asked, row: &Row, rows: &[Row], all: &Measured) -> Option<Verdict> {
+    let get = |peer: Peer, row: &Row| Some(all.get(&(row.name.clone(), peer))?.get(asked.figure, &row.work));
+    let measured = get(row.own(), row)?;
+    let unit = match asked.of {
         None => 1.0,
         Some((peer, None)) => get(peer, row)?,
         Some((peer, Some(name))) => get(peer, rows.iter().find(|row| row.name == name)?)?,
     };
-    let asked = target.bound * unit;
-    let is_met = match target.is_minimum {
-        true => measured >= asked * (1.0 - TOLERANCE),
-        false => measured <= asked * (1.0 + TOLERANCE),
+    let bound = asked.bound * unit;
+    let is_met = match asked.is_minimum {
+        true => measured >= bound * (1.0 - TOLERANCE),
+        false => measured <= bound * (1.0 + TOLERANCE),
     };
-    Some(Verdict { asked, measured, is_met })
+    Some(Verdict { bound, measured, is_met })
 }
 
 fn row(name: impl Into<String>, title: impl Into<String>, peers: &'static [Peer], work: Work) -> Row {
-    Row { name: name.into(), title: title.into(), work, peers, targets: Vec::new() }
+    Row { name: name.into(), title: title.into(), work, peers, asked: Vec::new() }
 }
 
 impl Row {
@@ -165,21 +185,26 @@ impl Row {
         self.name.split('-').next().unwrap_or_default()
     }
 
+    /// This project, in the mode that the row is about.
+    fn own(&self) -> Peer {
+        self.peers[0]
+    }
+
     fn at_least(mut self, figure: Figure, bound: f64, of: Option<Peer>) -> Row {
-        self.targets.push(Target { figure, is_minimum: true, bound, of: of.map(|peer| (peer, None)) });
+        self.asked.push(Asked { figure, is_minimum: true, bound, of: of.map(|peer| (peer, None)) });
         self
     }
 
     fn at_most(mut self, figure: Figure, bound: f64, of: Option<Peer>) -> Row {
-        self.targets.push(Target { figure, is_minimum: false, bound, of: of.map(|peer| (peer, None)) });
+        self.asked.push(Asked { figure, is_minimum: false, bound, of: of.map(|peer| (peer, None)) });
         self
     }
 
     /// Not slower than this project in another row.
     fn like(mut self, name: &'static str) -> Row {
-        let of = Some((Quorate, Some(name)));
-        self.targets.push(Target { figure: Figure::PerSecond, is_minimum: true, bound: 1.0, of });
-        self.targets.push(Target { figure: Figure::P50, is_minimum: false, bound: 1.0, of });
+        let of = Some((self.own(), Some(name)));
+        self.asked.push(Asked { figure: Figure::PerSecond, is_minimum: true, bound: 1.0, of });
+        self.asked.push(Asked { figure: Figure::P50, is_minimum: false, bound: 1.0, of });
         self
     }
 }
@@ -191,7 +216,7 @@ fn titled(count: usize, what: &str) -> String {
 /// This project beside others.
 pub(super) fn compare() -> Vec<Row> {
     let delayed = |quorum| {
-        let work = Work { clients: 1, quorum, has_delay: true, ..BASE };
+        let work = Work { clients: 1, quorum: Some(quorum), has_delay: true, ..BASE };
         let title = format!("1 client, 0.1–1 ms delays, quorum {quorum}");
         row(format!("delay-k{quorum}"), title, &[Quorate, Plain], work).at_most(
             Figure::AboveIdeal,
@@ -222,7 +247,7 @@ pub(super) fn compare() -> Vec<Row> {
             "read-64",
             "64 clients, `GET /read` on one node",
             &[Quorate, Bare],
-            Work { is_read: true, ..BASE },
+            Work { operation: Operation::Read, ..BASE },
         )
         .at_least(Figure::PerSecond, 0.9, Some(Bare)),
     ]
@@ -251,10 +276,10 @@ pub(super) fn growth() -> Vec<Row> {
     let followers = [1, 3, 5, 7, 9].map(|followers| {
         let quorum = followers / 2 + 1;
         let title = format!("{}, quorum {quorum}", titled(followers, "follower"));
-        one("followers", followers.to_string(), title, Work { followers, quorum, ..BASE })
+        one("followers", followers.to_string(), title, Work { followers, quorum: Some(quorum), ..BASE })
     });
     let slow = |name: &str, title: &str, quorum, slow| {
-        one("slow", name.to_owned(), title.to_owned(), Work { quorum, slow, ..BASE })
+        one("slow", name.to_owned(), title.to_owned(), Work { quorum: Some(quorum), slow, ..BASE })
     };
     let slow = [
         slow("none", "five fast followers, quorum 3", 3, false),
@@ -264,13 +289,51 @@ pub(super) fn growth() -> Vec<Row> {
     clients.into_iter().chain(values).chain(keys).chain(followers).chain(slow).collect()
 }
 
+/// Raft mode: a majority of `nodes` has it on disk.
+fn durable(nodes: usize) -> Work {
+    Work { followers: nodes - 1, quorum: None, ..BASE }
+}
+
+/// Raft mode beside etcd, and how it grows with the nodes.
+pub(super) fn raft() -> Vec<Row> {
+    const BOTH: &[Peer] = &[Raft, Etcd];
+    let writes = |clients: usize, nodes: usize| {
+        let title = format!("{nodes} nodes, {}", titled(clients, "client"));
+        row(format!("write-{clients}-{nodes}"), title, BOTH, Work { clients, ..durable(nodes) })
+    };
+    let reads = |name: &str, whom: &str, target| {
+        let title = format!("3 nodes, 64 clients, linearizable reads {whom}");
+        row(name, title, BOTH, Work { operation: Operation::LinearizableRead, target, ..durable(3) })
+    };
+    let local = [1, 3, 5].map(|nodes| {
+        let title = format!("{}, 64 clients, each node's own copy", titled(nodes, "node"));
+        let work = Work { operation: Operation::Read, target: Target::All, ..durable(nodes) };
+        row(format!("local-{nodes}"), title, &[Raft], work)
+    });
+    let rows = [
+        writes(64, 3).at_least(Figure::PerSecond, 3.5, Some(Etcd)).at_most(Figure::P99, 4_000.0, None),
+        writes(256, 3).at_least(Figure::PerSecond, 4.5, Some(Etcd)),
+        writes(1, 3).at_most(Figure::P50, 500.0, None).at_most(Figure::P50, 0.75, Some(Etcd)),
+        writes(16, 3),
+        writes(64, 5).at_least(Figure::PerSecond, 3.5, Some(Etcd)),
+        writes(64, 7),
+        reads("linear-leader", "at the leader", Target::Leader).at_least(Figure::PerSecond, 6.0, Some(Etcd)),
+        reads("linear-follower", "at a follower", Target::Follower).at_least(
+            Figure::PerSecond,
+            3.0,
+            Some(Etcd),
+        ),
+    ];
+    rows.into_iter().chain(local).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn rows_have_names_of_their_own_and_targets_that_can_be_judged() {
-        for rows in [compare(), growth()] {
+        for rows in [compare(), growth(), raft()] {
             let mut all = BTreeMap::new();
             for row in &rows {
                 for peer in row.peers {
@@ -279,10 +342,14 @@ mod tests {
                 }
             }
             for row in &rows {
-                assert!(row.work.quorum <= row.work.followers && row.work.value_bytes >= 16, "{}", row.name);
-                for target in &row.targets {
+                assert!(
+                    row.work.quorum <= Some(row.work.followers) && row.work.value_bytes >= 16,
+                    "{}",
+                    row.name
+                );
+                for asked in &row.asked {
                     assert!(
-                        judge(target, row, &rows, &all).is_some_and(|v| v.measured.is_finite()),
+                        judge(asked, row, &rows, &all).is_some_and(|v| v.measured.is_finite()),
                         "{}",
                         row.name
                     );
@@ -294,25 +361,25 @@ mod tests {
     #[test]
     fn a_target_is_met_within_the_tolerance_and_missed_beyond() {
         let rows = [row("a", "", &[Quorate, Redis], BASE)];
-        let judge = |target: Target, own: f64, other: f64| {
+        let judge = |asked: Asked, own: f64, other: f64| {
             let figures = |per_second| Figures { per_second, ..Figures::default() };
             let all = BTreeMap::from([
                 (("a".to_owned(), Quorate), figures(own)),
                 (("a".to_owned(), Redis), figures(other)),
             ]);
-            judge(&target, &rows[0], &rows, &all).unwrap()
+            judge(&asked, &rows[0], &rows, &all).unwrap()
         };
-        let target = |is_minimum, bound, of| Target { figure: Figure::PerSecond, is_minimum, bound, of };
+        let asked = |is_minimum, bound, of| Asked { figure: Figure::PerSecond, is_minimum, bound, of };
         let of = Some((Redis, None));
         assert_eq!(
-            judge(target(true, 1.25, of), 120.0, 100.0),
-            Verdict { asked: 125.0, measured: 120.0, is_met: true }
+            judge(asked(true, 1.25, of), 120.0, 100.0),
+            Verdict { bound: 125.0, measured: 120.0, is_met: true }
         );
-        assert!(!judge(target(true, 1.25, of), 118.0, 100.0).is_met);
-        assert!(judge(target(false, 1.0, of), 104.9, 100.0).is_met);
-        assert!(!judge(target(false, 1.0, of), 105.1, 100.0).is_met);
-        assert!(judge(target(true, 50.0, None), 47.6, 0.0).is_met);
-        assert!(super::judge(&target(true, 1.0, None), &rows[0], &rows, &BTreeMap::new()).is_none());
+        assert!(!judge(asked(true, 1.25, of), 118.0, 100.0).is_met);
+        assert!(judge(asked(false, 1.0, of), 104.9, 100.0).is_met);
+        assert!(!judge(asked(false, 1.0, of), 105.1, 100.0).is_met);
+        assert!(judge(asked(true, 50.0, None), 47.6, 0.0).is_met);
+        assert!(super::judge(&asked(true, 1.0, None), &rows[0], &rows, &BTreeMap::new()).is_none());
     }
 
     #[test]

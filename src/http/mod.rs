@@ -96,13 +96,17 @@ impl Routes {
     /// too (another method, a slash too much): it costs ten times what they need of it (docs/BENCHMARKS.md).
     async fn answer(mut self, request: Request<Incoming>) -> Response {
         let request = request.map(Body::new);
+        let is_post = request.method() == Method::POST;
+        let peer_path = PeerPath::of(request.uri().path()).filter(|_| is_post);
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/write") => client::write(State(self.api), request).await,
             (&Method::GET, "/read") => client::read(State(self.api), request).await,
-            (&Method::POST, "/replicate") => peer::handle(&self.api, PeerPath::Replicate, request).await,
-            _ => match self.router.call(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
+            _ => match peer_path {
+                Some(path) => peer::handle(&self.api, path, request).await,
+                None => match self.router.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
             },
         }
     }

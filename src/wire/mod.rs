@@ -75,6 +75,11 @@ impl PeerPath {
         PeerPath::RaftInvite,
     ];
 
+    /// The message that goes to this path in a URL, if one does.
+    pub fn of(path: &str) -> Option<PeerPath> {
+        PeerPath::ALL.into_iter().find(|known| known.as_str() == path)
+    }
+
     /// Whether a peer that gets the message twice does no more than after the first time.
     pub fn may_be_repeated(self) -> bool {
         self != PeerPath::RaftWrite

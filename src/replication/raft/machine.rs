@@ -13,11 +13,13 @@ use std::sync::{Arc, Weak};
 
 use futures::{Stream, TryStreamExt};
 use openraft::EntryPayload;
+use openraft::async_runtime::{WatchReceiver, WatchSender};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
 
+use super::disk::Disk;
 use super::fates::Fates;
+use super::runtime;
 use super::snapshot::{self, SnapshotFile};
 use super::types::{Command, LogId, Operation, Outcome, Outcomes, SnapshotMeta, StoredMembership, Types};
 use super::view::View;
@@ -39,7 +41,7 @@ pub struct Applied {
 #[derive(Clone)]
 pub struct Reader {
     store: Arc<RwLock<Arc<Store>>>,
-    applied: watch::Receiver<Applied>,
+    applied: runtime::Receiver<Applied>,
     fates: Arc<Mutex<Fates>>,
 }
 
@@ -51,7 +53,7 @@ impl Reader {
 
     /// How far the log is applied to it, at least.
     pub fn applied(&self) -> Applied {
-        *self.applied.borrow()
+        *self.applied.borrow_watched()
     }
 
     /// What became of the operation at `place` of the entry of `index`.
@@ -60,10 +62,10 @@ impl Reader {
     }
 
     /// Waits until `is_enough`.
-    pub async fn wait_until(&self, is_enough: impl Fn(Applied) -> bool) {
+    pub async fn wait_until(&self, is_enough: impl Fn(Applied) -> bool + Send) {
         let mut applied = self.applied.clone();
         // An error means that the machine is gone, and with it the node: nothing will be applied any more.
-        if applied.wait_for(|applied| is_enough(*applied)).await.is_err() {
+        if applied.wait_until(move |applied| is_enough(*applied)).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -72,8 +74,9 @@ impl Reader {
 /// The machine.
 pub struct Machine {
     folder: PathBuf,
+    disk: Disk,
     store: Arc<RwLock<Arc<Store>>>,
-    applied: watch::Sender<Applied>,
+    applied: runtime::Sender<Applied>,
     version: Version,
     last_applied: Option<LogId>,
     membership: StoredMembership,
@@ -85,12 +88,13 @@ pub struct Machine {
 
 impl Machine {
     /// An empty machine whose snapshots are in `folder`. What was saved there, openraft puts into it.
-    pub fn new(folder: PathBuf) -> io::Result<Machine> {
+    pub fn new(folder: PathBuf, disk: Disk) -> io::Result<Machine> {
         let current = SnapshotFile::current(&folder)?;
         Ok(Machine {
             folder,
+            disk,
             store: Arc::new(RwLock::new(Arc::new(Store::new()))),
-            applied: watch::Sender::new(Applied::default()),
+            applied: runtime::channel(Applied::default()).0,
             version: 0,
             last_applied: None,
             membership: StoredMembership::default(),
@@ -124,7 +128,11 @@ impl Machine {
 
     fn advance(&mut self) {
         let index = self.last_applied.map_or(0, |log_id| log_id.index);
-        self.applied.send_replace(Applied { index, version: self.version });
+        // Also while nobody reads.
+        self.applied.send_if_modified(|applied| {
+            *applied = Applied { index, version: self.version };
+            true
+        });
     }
 }
 
@@ -184,6 +192,7 @@ impl RaftStateMachine<Types> for Machine {
         self.views.push(Arc::downgrade(&view));
         Builder {
             folder: self.folder.clone(),
+            disk: self.disk.clone(),
             meta: SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
             version: self.version,
             store: self.store.read().clone(),
@@ -203,7 +212,7 @@ impl RaftStateMachine<Types> for Machine {
             let contents = file.load()?;
             Ok::<_, io::Error>((contents, file.install(&folder)?))
         };
-        let (contents, file) = tokio::task::spawn_blocking(load).await.map_err(io::Error::other)??;
+        let (contents, file) = self.disk.work(load).await?;
         *self.store.write() = Arc::new(contents.store);
         self.version = contents.version;
         self.last_applied = meta.last_log_id;
@@ -226,6 +235,7 @@ const PAGE_BYTES: usize = 64 << 10;
 /// A snapshot of one moment, to be written while the machine goes on.
 pub struct Builder {
     folder: PathBuf,
+    disk: Disk,
     meta: SnapshotMeta,
     version: Version,
     store: Arc<Store>,
@@ -240,7 +250,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let (folder, meta, version) = (self.folder.clone(), self.meta.clone(), self.version);
         let (store, view) = (self.store.clone(), self.view.clone());
         let write = move || snapshot::write(&folder, meta, version, || view.next_page(&store, PAGE_BYTES));
-        let file = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)??;
+        let file = self.disk.work(write).await?;
         *self.current.lock() = Some(file.clone());
         Ok(Snapshot { meta: self.meta.clone(), snapshot: file })
     }

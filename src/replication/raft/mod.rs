@@ -39,6 +39,7 @@
 
 mod cluster;
 pub mod database;
+mod disk;
 mod fates;
 pub mod log;
 pub mod machine;
@@ -49,6 +50,7 @@ mod node;
 mod overview;
 mod peers;
 mod reads;
+mod runtime;
 pub mod snapshot;
 #[cfg(test)]
 mod storage_tests;
@@ -64,6 +66,7 @@ use crate::wire::Transport;
 
 pub use cluster::Settings;
 pub use database::Synchronous;
+pub use disk::{Disk, SimulatedDisk};
 pub use node::{Raft, StartError};
 
 /// Consensus.
@@ -76,6 +79,8 @@ pub struct Environment {
     pub advertise: PeerUrl,
     /// The way to other nodes.
     pub transport: Arc<dyn Transport>,
+    /// Where the work is done that waits for the disk.
+    pub disk: Disk,
     /// Owns every task of the node but openraft's own.
     pub tasks: Tasks,
     /// Seeds what the node draws: its storage id, the id of a cluster that it forms.

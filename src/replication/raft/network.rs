@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::Core;
+use super::disk::Disk;
 use super::message::{SnapshotPart, SnapshotPartReply, refusal};
 use super::peers::Peers;
 use super::snapshot::{SnapshotFile, Stage};
@@ -36,19 +37,25 @@ const RETRY_MAX: Duration = Duration::from_millis(100);
 const INSTALL_MAX: Duration = Duration::from_secs(60);
 
 /// Makes links.
-pub(super) struct Network(pub Arc<Peers>);
+pub(super) struct Network {
+    /// The way to the others.
+    pub peers: Arc<Peers>,
+    /// Where snapshots are read.
+    pub disk: Disk,
+}
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: StorageId, node: &Member) -> Link {
-        Link { peers: self.0.clone(), to: target, url: node.url.clone() }
+        Link { peers: self.peers.clone(), disk: self.disk.clone(), to: target, url: node.url.clone() }
     }
 }
 
 /// The way to one member. Messages of several links to one member do not wait for each other.
 pub(super) struct Link {
     peers: Arc<Peers>,
+    disk: Disk,
     to: StorageId,
     url: String,
 }
@@ -82,8 +89,7 @@ impl Link {
                 let part = next_part(&mut lines);
                 part.map(|part| (part, lines))
             };
-            // The file is read on a thread that may wait for the disk.
-            let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other).flatten();
+            let read = self.disk.work(read).await;
             let (part, rest) = read.map_err(|error| CallError::Garbled(format!("the snapshot: {error}")))?;
             lines = rest;
             let is_last = part.is_empty();
@@ -147,6 +153,7 @@ impl RaftNetworkV2<Types> for Link {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             sent = self.send_snapshot(vote, snapshot.snapshot) => {
                 sent.map_err(|error| Unreachable::new(&error).into())
@@ -175,6 +182,7 @@ pub(super) struct Receiver {
     /// The snapshot that is coming in.
     staging: Mutex<Option<Staging>>,
     folder: PathBuf,
+    disk: Disk,
 }
 
 struct Staging {
@@ -185,8 +193,8 @@ struct Staging {
 
 impl Receiver {
     /// Hands messages to `core`; snapshots are staged in `folder`.
-    pub(super) fn new(core: Core, peers: Arc<Peers>, folder: PathBuf) -> Receiver {
-        Receiver { core, peers, staging: Mutex::new(None), folder }
+    pub(super) fn new(core: Core, peers: Arc<Peers>, folder: PathBuf, disk: Disk) -> Receiver {
+        Receiver { core, peers, staging: Mutex::new(None), folder, disk }
     }
 
     /// Takes entries.
@@ -244,9 +252,11 @@ impl Receiver {
             let contents = file.load()?;
             Ok::<_, io::Error>((contents.meta, file))
         };
-        let checked = tokio::task::spawn_blocking(check).await.map_err(io::Error::other).flatten();
-        let (meta, snapshot) =
-            checked.map_err(|error| refusal(RefusalReason::SnapshotDiscarded, error.to_string()))?;
+        let (meta, snapshot) = self
+            .disk
+            .work(check)
+            .await
+            .map_err(|error| refusal(RefusalReason::SnapshotDiscarded, error.to_string()))?;
         let installed =
             self.core.install_full_snapshot(vote, SnapshotOf::<Types, _> { meta, snapshot }).await;
         let response = installed.map_err(|fatal| refusal(RefusalReason::Unavailable, fatal.to_string()))?;

@@ -10,7 +10,7 @@ use openraft::{Config, SnapshotPolicy};
 use tokio::time::{Instant, timeout_at};
 
 use super::cluster::{Cluster, Settings, millis};
-use super::database::{Database, OpenError, Opened, Synchronous, open};
+use super::database::{CommitStats, Database, OpenError, Opened, Synchronous, open};
 use super::log::Log;
 use super::machine::{Machine, Reader};
 use super::membership::{Joins, check_standing, form, join};
@@ -76,7 +76,8 @@ impl Raft {
         let failed = |error: String| StartError::Load { folder: folder.display().to_string(), error };
         let mut rng = fastrand::Rng::with_seed(env.seed);
         let (storage_id, new_cluster_id) = (rng.u64(1..STORAGE_ID_MAX), format!("{:016x}", rng.u64(..)));
-        let Opened { database, identity, facts } = open(&folder, storage_id, settings.synchronous)?;
+        let Opened { database, identity, facts } =
+            open(&folder, storage_id, settings.synchronous, &env.disk)?;
         if settings.synchronous != Synchronous::Full {
             tracing::warn!(
                 "SYNCHRONOUS={}: a power cut may take back what was acknowledged, and this node may then not start again",
@@ -85,13 +86,14 @@ impl Raft {
         }
         let (storage_id, database) = (identity.storage_id, Arc::new(database));
         let log = Log::new(database.clone(), &facts, settings.batch_max_bytes);
-        let machine = Machine::new(folder.clone()).map_err(|error| failed(error.to_string()))?;
+        let machine =
+            Machine::new(folder.clone(), env.disk.clone()).map_err(|error| failed(error.to_string()))?;
         let reader = machine.reader();
         let patience = settings.heartbeat_interval * settings.max_missed_heartbeats;
         let peers = Arc::new(Peers::new(storage_id, identity.cluster_id, env.transport, patience));
         let config = Arc::new(config(&settings).map_err(|error| failed(error.to_string()))?);
         peers.note(|standing| standing.was_member = identity.was_member);
-        let network = Network(peers.clone());
+        let network = Network { peers: peers.clone(), disk: env.disk.clone() };
         let core = Core::new(storage_id, config, network, log.clone(), machine).await;
         let core = core.map_err(|error| failed(error.to_string()))?;
         let cluster = Arc::new(Cluster { settings, core: core.clone(), peers: peers.clone() });
@@ -110,7 +112,7 @@ impl Raft {
             writes: Writes::start(cluster.clone(), cluster.settings.batch_max_bytes, &env.tasks),
             reads: Reads::start(cluster.clone(), &env.tasks),
             joins: Joins::start(cluster.clone(), &env.tasks),
-            receiver: Receiver::new(core, peers, folder),
+            receiver: Receiver::new(core, peers, folder, env.disk.clone()),
             cluster: cluster.clone(),
             database: database.clone(),
             log,
@@ -119,20 +121,23 @@ impl Raft {
         let (joining, stopping) = (join(cluster.clone(), database.clone(), url), env.tasks.stopping());
         env.tasks.spawn("join", async move {
             tokio::select! {
-                () = joining => {}
+                biased;
                 () = stopping => {}
+                () = joining => {}
             }
         });
         let (telling, stopping) = (tell_roles(cluster.clone()), env.tasks.stopping());
         env.tasks.spawn("roles", async move {
             tokio::select! {
-                () = telling => {}
+                biased;
                 () = stopping => {}
+                () = telling => {}
             }
         });
         let tasks = env.tasks.clone();
         env.tasks.spawn("raft", async move {
             tokio::select! {
+                biased;
                 reason = database.failed() => tracing::error!("{reason}: the node stops"),
                 reason = core_failed(&cluster.core) => tracing::error!("consensus has failed, the node stops: {reason}"),
                 () = tasks.stopping() => {}
@@ -141,9 +146,11 @@ impl Raft {
             if let Err(error) = cluster.core.shutdown().await {
                 tracing::error!(%error, "consensus did not end as it should");
             }
-            // Waits for the disk, and so not here.
-            let closed = tokio::task::spawn_blocking(move || database.close()).await;
-            if let Err(error) = closed {
+            let close = move || {
+                database.close();
+                Ok(())
+            };
+            if let Err(error) = env.disk.work(close).await {
                 tracing::error!(%error, "the database was not closed as it should");
             }
         });
@@ -215,6 +222,11 @@ impl Raft {
     /// What this node has to say about itself and, if it leads, about the others.
     pub fn health(&self) -> Health {
         self.0.health()
+    }
+
+    /// Counts and times of this node's commits to its disk since it was started.
+    pub fn commit_stats(&self) -> CommitStats {
+        self.0.database.stats()
     }
 
     /// All members, as this node knows them.
@@ -354,7 +366,7 @@ fn config(settings: &Settings) -> Result<Config, openraft::ConfigError> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every),
         max_in_snapshot_log_to_keep: LOG_KEPT.min(settings.snapshot_every),
         replication_lag_threshold: settings.snapshot_every.saturating_mul(2).saturating_add(LOG_KEPT),
-        purge_batch_size: PURGE_BATCH,
+        purge_batch_size: PURGE_BATCH.min(settings.snapshot_every),
         enable_pre_vote: Some(true),
         // A leader that comes back stands for election like everybody else: its state machine starts behind.
         enable_leader_restore: Some(false),

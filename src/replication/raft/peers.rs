@@ -1,5 +1,6 @@
 //! The way to the other members: headers, deadlines, and the check of what comes in.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use super::types::StorageId;
 use crate::address::PeerUrl;
 use crate::wire::{CallError, PeerPath, Refusal, RefusalReason, Transport, call};
 
+/// URLs kept parsed: more than a cluster has members.
+const URLS_MAX: usize = 64;
+
 /// Who this node is among the others, and how it reaches them.
 pub(super) struct Peers {
     /// This node.
@@ -24,6 +28,8 @@ pub(super) struct Peers {
     cluster_id: RwLock<Option<String>>,
     /// When the leader was heard from last.
     heard: RwLock<Option<Instant>>,
+    /// Members' URLs, parsed: that takes as long as the rest of a message.
+    urls: RwLock<HashMap<String, PeerUrl>>,
     standing: RwLock<Standing>,
 }
 
@@ -54,6 +60,7 @@ impl Peers {
             transport,
             cluster_id: RwLock::new(cluster_id),
             heard: RwLock::default(),
+            urls: RwLock::default(),
             standing: RwLock::default(),
         }
     }
@@ -115,8 +122,21 @@ impl Peers {
         request: &Request,
         deadline: Duration,
     ) -> Result<Reply, CallError> {
-        let url = PeerUrl::parse(url).map_err(CallError::NotSent)?;
+        let url = self.parse_url(url).map_err(CallError::NotSent)?;
         call(&*self.transport, &url, path, request, deadline).await
+    }
+
+    fn parse_url(&self, text: &str) -> Result<PeerUrl, String> {
+        if let Some(url) = self.urls.read().get(text) {
+            return Ok(url.clone());
+        }
+        let url = PeerUrl::parse(text)?;
+        let mut urls = self.urls.write();
+        if urls.len() >= URLS_MAX {
+            urls.clear();
+        }
+        urls.insert(text.to_owned(), url.clone());
+        Ok(url)
     }
 
     /// Reads a message and checks that it is meant for this node as a member of its cluster.

@@ -37,8 +37,9 @@ impl Reads {
         let stopping = tasks.stopping();
         tasks.spawn("read rounds", async move {
             tokio::select! {
-                () = hold_rounds(cluster, reads) => {}
+                biased;
                 () = stopping => {}
+                () = hold_rounds(cluster, reads) => {}
             }
         });
         Reads { waiting }

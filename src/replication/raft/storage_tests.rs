@@ -12,6 +12,7 @@ use openraft::{RaftSnapshotBuilder, StorageError};
 
 use super::database::testing::Folder;
 use super::database::{Opened, Synchronous, open};
+use super::disk::Disk;
 use super::log::Log;
 use super::machine::Machine;
 use super::types::{Command, Entry, LogId, Operation, Types, Vote};
@@ -29,8 +30,8 @@ impl StoreBuilder<Types, Log, Machine, Folder> for Folders {
 
 fn open_both(folder: &Path) -> (Log, Machine) {
     let Opened { database, facts, .. } =
-        open(folder, 1, Synchronous::Full).unwrap_or_else(|error| panic!("{error}"));
-    (Log::new(database.into(), &facts, 1000), Machine::new(folder.to_owned()).unwrap())
+        open(folder, 1, Synchronous::Full, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
+    (Log::new(database.into(), &facts, 1000), Machine::new(folder.to_owned(), Disk::Threads).unwrap())
 }
 
 #[test]

@@ -23,7 +23,7 @@ openraft::declare_raft_types!(
         Node = Member,
         Term = u64,
         LeaderId = leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 /// Names a folder of data, and with it a member: drawn once when the folder is made. A wiped member comes back as

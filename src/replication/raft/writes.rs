@@ -72,8 +72,9 @@ impl Writes {
         let stopping = tasks.stopping();
         tasks.spawn("write batches", async move {
             tokio::select! {
-                () = batches.run() => {}
+                biased;
                 () = stopping => {}
+                () = batches.run() => {}
             }
         });
         Writes { cluster, queue }

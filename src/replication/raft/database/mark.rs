@@ -3,11 +3,18 @@
 //! SQLite forgives too much. If the end of its write-ahead log is missing (a disk that lied about a flush, a folder
 //! copied without that file, a backup put back), it opens without a word and without the last transactions. A node
 //! that then votes or acknowledges has forgotten what it promised, and the cluster may lose what it acknowledged. So
-//! after every commit, before anybody is told, what was vouched for is written here and synced, and a database that
-//! is behind it is not opened.
+//! after every commit, before anybody is told, what was vouched for is written here, and a database that is behind it
+//! is not opened.
 //!
-//! The file has two slots of one sector each, written in turn: a write that is torn leaves the other one whole. A slot
-//! is a line of JSON that a person can read.
+//! *Written at once, synced a little later.* The database itself is on disk before anybody is told; this file is there
+//! for the case that it does not stay there. A file that was copied, put back or cut off is caught whether the mark was
+//! synced or only written: both are read through the same kernel. Only a power cut together with a lost end of the
+//! write-ahead log finds a mark that is older than the last acknowledgement, by [`super::MARK_SYNC_EVERY`] at the most.
+//! A sync before every answer closed that gap at the price of a second wait for the disk, a quarter of a lone write's
+//! time (docs/BENCHMARKS.md). Votes, and marks that go down, are synced at once.
+//!
+//! The file has two slots of one sector each. The one that is on disk for certain is left alone until the other one is:
+//! a write that is torn never takes the last synced mark with it. A slot is a line of JSON that a person can read.
 
 use std::fmt;
 use std::fs::File;
@@ -77,6 +84,8 @@ pub struct Mark {
     file: File,
     sequence: u64,
     vouched: Vouched,
+    /// The slot that is written next: the other one is on disk.
+    slot: u64,
     is_synced: bool,
 }
 
@@ -84,10 +93,12 @@ impl Mark {
     /// Makes the file, with nothing vouched for.
     pub fn create(path: &Path) -> io::Result<Mark> {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-        let mut mark = Mark { file, sequence: 0, vouched: Vouched::default(), is_synced: true };
+        let mut mark = Mark { file, sequence: 0, vouched: Vouched::default(), slot: 0, is_synced: true };
         // Both slots are written, so that the file never grows again: a sync of it then touches nothing but its data.
-        mark.write(Vouched::default())?;
-        mark.write(Vouched::default())?;
+        for _ in 0..2 {
+            mark.write(Vouched::default())?;
+            mark.sync()?;
+        }
         mark.file.sync_all()?;
         Ok(mark)
     }
@@ -95,8 +106,12 @@ impl Mark {
     /// Opens the file; `None` in place of a mark if neither slot can be read.
     pub fn open(path: &Path) -> io::Result<Option<Mark>> {
         let file = File::options().read(true).write(true).open(path)?;
-        let newest = (0..2).filter_map(|slot| read_slot(&file, slot)).max_by_key(|slot| slot.sequence);
-        Ok(newest.map(|Slot { sequence, vouched, .. }| Mark { file, sequence, vouched, is_synced: true }))
+        let slots = (0..2).filter_map(|slot| Some((slot, read_slot(&file, slot)?)));
+        let newest = slots.max_by_key(|(_, slot)| slot.sequence);
+        let Some((slot, Slot { sequence, vouched, .. })) = newest else { return Ok(None) };
+        // It may never have got to the disk, and the other one is about to be written over.
+        file.sync_data()?;
+        Ok(Some(Mark { file, sequence, vouched, slot: 1 - slot, is_synced: true }))
     }
 
     /// What has been vouched for.
@@ -104,24 +119,29 @@ impl Mark {
         self.vouched
     }
 
-    /// Whether what is vouched for is synced each time. A mark that is not may be lost with the database's end, or outlive
-    /// it: then the node does not start.
-    pub fn set_synced(&mut self, is_synced: bool) {
-        self.is_synced = is_synced;
+    /// Whether what is vouched for is on disk.
+    pub fn is_synced(&self) -> bool {
+        self.is_synced
     }
 
-    /// Vouches for this from now on; on disk when it returns, if it is synced.
+    /// Vouches for this from now on; on disk after [`Mark::sync`].
     pub fn write(&mut self, vouched: Vouched) -> io::Result<()> {
         let sequence = self.sequence + 1;
         let slot = Slot { sequence, vouched, checksum: Slot::checksum(sequence, &vouched) };
         let mut bytes = serde_json::to_vec(&slot)?;
         bytes.resize(SLOT_BYTES - 1, b' ');
         bytes.push(b'\n');
-        self.file.write_all_at(&bytes, sequence % 2 * SLOT_BYTES as u64)?;
-        if self.is_synced {
+        self.file.write_all_at(&bytes, self.slot * SLOT_BYTES as u64)?;
+        (self.sequence, self.vouched, self.is_synced) = (sequence, vouched, false);
+        Ok(())
+    }
+
+    /// Waits until what is vouched for is on disk.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if !self.is_synced {
             self.file.sync_data()?;
+            (self.slot, self.is_synced) = (1 - self.slot, true);
         }
-        (self.sequence, self.vouched) = (sequence, vouched);
         Ok(())
     }
 }
@@ -148,23 +168,28 @@ mod tests {
         let folder = Folder::new();
         let path = folder.path().join("mark");
         let mut mark = Mark::create(&path).unwrap();
-        for index in 0..5 {
+        for index in 0..8 {
             mark.write(vouched(u64::MAX, index)).unwrap();
+            if index % 3 == 0 {
+                mark.sync().unwrap();
+            }
             assert_eq!(Mark::open(&path).unwrap().unwrap().vouched(), vouched(u64::MAX, index));
         }
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * SLOT_BYTES as u64);
     }
 
     #[test]
-    fn a_torn_write_leaves_the_mark_before_it() {
+    fn a_torn_write_leaves_the_mark_that_was_synced_last() {
         let folder = Folder::new();
         let path = folder.path().join("mark");
         let mut mark = Mark::create(&path).unwrap();
-        for index in 1..=2 {
+        mark.write(vouched(1, 1)).unwrap();
+        mark.sync().unwrap();
+        for index in 2..=4 {
             mark.write(vouched(1, index)).unwrap();
         }
-        let torn = mark.sequence % 2 * SLOT_BYTES as u64;
-        mark.file.write_all_at(&[0; 40], torn).unwrap();
+        assert_eq!(Mark::open(&path).unwrap().unwrap().vouched(), vouched(1, 4));
+        mark.file.write_all_at(&[0; 40], mark.slot * SLOT_BYTES as u64).unwrap();
         assert_eq!(Mark::open(&path).unwrap().unwrap().vouched(), vouched(1, 1));
         mark.file.write_all_at(&[0; 2 * SLOT_BYTES], 0).unwrap();
         assert!(Mark::open(&path).unwrap().is_none());

@@ -4,12 +4,12 @@
 //!  append ─┐                     ┌ BEGIN
 //!  vote ───┤  inbox, in order    │ all that has come meanwhile
 //!  purge ──┼───────────────────▶ ┤ COMMIT            synced: synchronous=FULL
-//!  read ───┘                     │ high-water mark   synced, in a file of its own
+//!  read ───┘                     │ high-water mark   in a file of its own, synced a little later
 //!                                └ tell everybody who waits
 //! ```
 //!
 //! *Group commit.* The thread takes whatever is in its inbox, writes it in one transaction, and only then tells those
-//! who wait: however many they are, they share two syncs. *Order.* The inbox is the order of all writes and reads; a
+//! who wait: however many they are, they share one sync. *Order.* The inbox is the order of all writes and reads; a
 //! read sees everything handed in before it. *After an error, nothing.* A failed write or sync is not tried again: the
 //! kernel may have dropped the pages and would then report success. The database answers everything with that error
 //! from then on, and the node stops.
@@ -29,20 +29,22 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{sleep, timeout};
 
 pub use mark::{Mark, Vouched};
 pub use open::{OpenError, Opened, open};
 pub use writer::CommitStats;
 use writer::Writer;
 
+use super::disk::{Disk, SimulatedDisk};
 /// How commits are synced. What is weaker than `Full` may lose what was acknowledged in a power cut, though not when a
 /// process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,8 @@ impl Synchronous {
 
 /// Requests that share a transaction, at the most.
 const GROUP_MAX: usize = 1024;
+/// How long a mark may be written without being synced while the thread is busy.
+pub const MARK_SYNC_EVERY: Duration = Duration::from_millis(50);
 /// How long the thread waits for requests before it goes on with what can wait.
 const IDLE: Duration = Duration::from_millis(20);
 
@@ -146,7 +150,6 @@ enum Request {
         done: Done,
     },
     /// Need not be on disk at once: goes with the next transaction.
-    Committed(Position),
     /// Take back the entries after this index.
     Truncate {
         after: Option<u64>,
@@ -190,18 +193,31 @@ pub struct Database {
     inbox: Sender<Request>,
     failure: watch::Receiver<Option<String>>,
     stats: Arc<Mutex<CommitStats>>,
+    committed: Arc<Mutex<Option<Position>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// In simulation there is a task in place of the thread, which this wakes.
+    task: Option<Arc<Notify>>,
 }
 
 impl Database {
     /// Starts the thread.
-    fn start(folder: PathBuf, writer: Writer) -> io::Result<Database> {
+    fn start(folder: PathBuf, writer: Writer, disk: &Disk) -> io::Result<Database> {
         let (inbox, requests) = channel();
         let (failed, failure) = watch::channel(None);
-        let stats = writer.stats();
-        let name = "database".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(move || run(writer, &requests, &failed))?;
-        Ok(Database { folder, inbox, failure, stats, thread: Mutex::new(Some(thread)) })
+        let (stats, committed) = (writer.stats(), writer.committed());
+        let mut work = Work { writer, requests, failed, group: Vec::new() };
+        let (mut thread, mut task) = (None, None);
+        match disk {
+            Disk::Threads => {
+                let name = "database".to_owned();
+                thread = Some(std::thread::Builder::new().name(name).spawn(move || work.run())?);
+            }
+            Disk::Simulated(disk) => {
+                let waker = task.insert(Arc::new(Notify::new())).clone();
+                disk.tasks.spawn("database", work.run_simulated(disk.clone(), waker));
+            }
+        }
+        Ok(Database { folder, inbox, failure, stats, committed, thread: Mutex::new(thread), task })
     }
 
     /// Where it is.
@@ -219,9 +235,9 @@ impl Database {
         self.sync(|done| Request::Vote { vote, done }).await
     }
 
-    /// Takes note of what is committed. Goes to disk with the next write.
+    /// Takes note of what is committed. Goes to disk with a write that comes later, or when the node stops.
     pub fn save_committed(&self, committed: Position) {
-        self.send(Request::Committed(committed));
+        *self.committed.lock() = Some(committed);
     }
 
     /// Takes back the entries after index `after`, all of them without one.
@@ -306,6 +322,9 @@ impl Database {
                 _ => {}
             }
         }
+        if let Some(task) = &self.task {
+            task.notify_one();
+        }
     }
 }
 
@@ -319,27 +338,73 @@ fn gone() -> io::Error {
     io::Error::other("the database is closed")
 }
 
-/// The thread.
-fn run(mut writer: Writer, requests: &Receiver<Request>, failed: &watch::Sender<Option<String>>) {
-    let mut group = Vec::new();
-    loop {
-        match requests.recv_timeout(IDLE) {
-            Ok(first) => {
-                group.push(first);
-                group.extend(requests.try_iter().take(GROUP_MAX - 1));
+/// What the thread has.
+struct Work {
+    writer: Writer,
+    requests: Receiver<Request>,
+    failed: watch::Sender<Option<String>>,
+    group: Vec<Request>,
+}
+
+impl Work {
+    /// The thread.
+    fn run(&mut self) {
+        loop {
+            match self.requests.recv_timeout(IDLE) {
+                Ok(first) => {
+                    self.group.push(first);
+                    self.group.extend(self.requests.try_iter().take(GROUP_MAX - 1));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.group.push(Request::Stop),
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => group.push(Request::Stop),
+            if self.carry_out() {
+                return;
+            }
         }
-        let is_last = group.iter().any(|request| matches!(request, Request::Stop));
-        writer.carry_out(&mut group, is_last);
-        if let Some(reason) = writer.failure()
-            && failed.borrow().is_none()
+    }
+
+    /// The same under tokio's clock. A group is complete when its transaction begins, and on disk at its end; a crash
+    /// before that takes it.
+    async fn run_simulated(mut self, disk: SimulatedDisk, waker: Arc<Notify>) {
+        let work = async {
+            loop {
+                // Woken, or with time for what can wait.
+                let _ = timeout(IDLE, waker.notified()).await;
+                while self.group.len() < GROUP_MAX {
+                    match self.requests.try_recv() {
+                        Ok(request) => self.group.push(request),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => {
+                            self.group.push(Request::Stop);
+                            break;
+                        }
+                    }
+                }
+                if !self.group.is_empty() {
+                    sleep((disk.latency)()).await;
+                }
+                if self.carry_out() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = disk.tasks.stopping() => {}
+            () = work => {}
+        }
+    }
+
+    /// Carries out the group. Gives whether that was the last.
+    fn carry_out(&mut self) -> bool {
+        let is_last = self.group.iter().any(|request| matches!(request, Request::Stop));
+        self.writer.carry_out(&mut self.group, is_last);
+        if let Some(reason) = self.writer.failure()
+            && self.failed.borrow().is_none()
         {
-            failed.send_replace(Some(reason.to_owned()));
+            self.failed.send_replace(Some(reason.to_owned()));
         }
-        if is_last {
-            return;
-        }
+        is_last
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
+use super::super::disk::Disk;
 use super::writer::Writer;
 use super::{Database, Facts, Identity, Mark, Synchronous, Vouched};
 
@@ -75,7 +76,12 @@ pub struct Opened {
 }
 
 /// Opens the folder, or makes it with the id `storage_id` if there is none or it is empty. Blocks.
-pub fn open(folder: &Path, storage_id: u64, synchronous: Synchronous) -> Result<Opened, OpenError> {
+pub fn open(
+    folder: &Path,
+    storage_id: u64,
+    synchronous: Synchronous,
+    disk: &Disk,
+) -> Result<Opened, OpenError> {
     let system = |error| OpenError::Folder { folder: folder.to_owned(), error };
     let damaged = |what: String| OpenError::Damaged { folder: folder.to_owned(), what };
     fs::create_dir_all(folder).map_err(system)?;
@@ -98,7 +104,7 @@ pub fn open(folder: &Path, storage_id: u64, synchronous: Synchronous) -> Result<
     let (identity, facts) = writer.load().map_err(|error| damaged(format!("{DATABASE_FILE}: {error}")))?;
     let there = writer.vouched();
     // The mark is made after the database, and before anything is promised.
-    let mut mark = match has_mark {
+    let mark = match has_mark {
         true => {
             Mark::open(&mark).map_err(system)?.ok_or_else(|| damaged(format!("{MARK_FILE} is unreadable")))?
         }
@@ -111,16 +117,15 @@ pub fn open(folder: &Path, storage_id: u64, synchronous: Synchronous) -> Result<
         let what = format!("it vouched for {}, and holds {there}", mark.vouched());
         return Err(OpenError::Behind { folder: folder.to_owned(), what });
     }
-    mark.set_synced(synchronous == Synchronous::Full);
-    writer.set_mark(mark);
-    let database = Database::start(folder.to_owned(), writer).map_err(system)?;
+    writer.set_mark(mark, synchronous);
+    let database = Database::start(folder.to_owned(), writer, disk).map_err(system)?;
     Ok(Opened { database, identity, facts })
 }
 
 /// For a test: a database that may not grow beyond so many pages.
 #[cfg(test)]
 pub(super) fn open_with_pages(folder: &Path, pages_max: u32) -> Result<Opened, OpenError> {
-    let opened = open(folder, 0, Synchronous::Full)?;
+    let opened = open(folder, 0, Synchronous::Full, &Disk::Threads)?;
     let (done, set) = std::sync::mpsc::channel();
     opened.database.send(super::Request::LimitPages { pages_max, done });
     let _ = set.recv();

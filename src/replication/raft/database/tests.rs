@@ -3,8 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use tokio::time::Instant;
+
 use super::testing::Folder;
 use super::*;
+use crate::tasks::Tasks;
 
 fn row(term: u64, index: u64) -> Row {
     let command = RawValue::from_string(format!("[{{\"entry\":{index},\"term\":{term}}}]")).unwrap();
@@ -16,11 +19,11 @@ fn rows(term: u64, indexes: Range<u64>) -> Vec<Row> {
 }
 
 fn open_ok(folder: &Path) -> Opened {
-    open(folder, 42, Synchronous::Full).unwrap_or_else(|error| panic!("{error}"))
+    open(folder, 42, Synchronous::Full, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn error_of(folder: &Path) -> OpenError {
-    open(folder, 42, Synchronous::Full).err().expect("it was opened")
+    open(folder, 42, Synchronous::Full, &Disk::Threads).err().expect("it was opened")
 }
 
 /// Appends and waits until it is on disk.
@@ -63,7 +66,7 @@ async fn what_was_written_is_there_after_reopening() {
     database.close();
 
     let Opened { database, identity, facts } =
-        open(folder.path(), 99, Synchronous::Full).unwrap_or_else(|error| panic!("{error}"));
+        open(folder.path(), 99, Synchronous::Full, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(identity, Identity { storage_id: 42, cluster_id: Some("c1".into()), was_member: true });
     let at = |index| Some(Position { term: 2, index });
     assert_eq!(facts, Facts { vote: Some(vote(2, false)), committed: at(4), purged: at(2), last: at(5) });
@@ -168,11 +171,13 @@ async fn a_database_without_its_newest_entries_is_not_opened() {
 async fn what_is_not_synced_is_kept_all_the_same_and_missed_when_it_is_lost() {
     for synchronous in [Synchronous::Normal, Synchronous::Off] {
         let folder = Folder::new();
-        let opened = open(folder.path(), 42, synchronous).unwrap_or_else(|error| panic!("{error}"));
+        let opened =
+            open(folder.path(), 42, synchronous, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
         append(&opened.database, rows(1, 1..10)).await.unwrap();
         append(&opened.database, rows(1, 10..11)).await.unwrap();
         let after = cut_power(folder.path());
-        let again = open(after.path(), 42, synchronous).unwrap_or_else(|error| panic!("{error}"));
+        let again =
+            open(after.path(), 42, synchronous, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(again.facts.last, Some(Position { term: 1, index: 10 }), "{}", synchronous.as_str());
         let after = cut_power(folder.path());
         let wal = fs::File::options().write(true).open(after.path().join("raft.sqlite-wal")).unwrap();
@@ -287,4 +292,27 @@ async fn purged_rows_go_little_by_little_and_are_never_seen() {
     drop(database);
     let facts = open_ok(folder.path()).facts;
     assert_eq!(facts.last, Some(Position { term: 4, index: 5001 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_simulated_disk_takes_its_time_and_a_crash_takes_what_is_not_written_yet() {
+    let folder = Folder::new();
+    let (latency, tasks) = (Duration::from_millis(50), Tasks::new());
+    let disk = SimulatedDisk { latency: Arc::new(move || latency), tasks: tasks.clone() };
+    let disk = Disk::Simulated(disk);
+    let Opened { database, .. } =
+        open(folder.path(), 42, Synchronous::Full, &disk).unwrap_or_else(|error| panic!("{error}"));
+    let begun = Instant::now();
+    append(&database, rows(1, 1..10)).await.unwrap();
+    assert_eq!((begun.elapsed(), positions(&database).await.len()), (latency, 9));
+    let (done, answer) = oneshot::channel();
+    database.append(rows(1, 10..20), Box::new(move |result| done.send(result).unwrap()));
+    sleep(latency / 2).await;
+    tasks.cancel();
+    assert!(tasks.join(latency).await);
+    assert!(answer.await.is_err(), "nobody is told of what was lost");
+    assert!(disk.work(|| Ok(())).await.is_err(), "a dead node writes nothing");
+    assert!(append(&database, rows(1, 10..20)).await.is_err());
+    let Opened { database, facts, .. } = open_ok(folder.path());
+    assert_eq!((positions(&database).await.len(), facts.last.unwrap().index), (9, 9));
 }

@@ -3,17 +3,23 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
-use super::{Done, Facts, Identity, Mark, Position, Request, Row, VoteRecord, Vouched};
+use super::{
+    Done, Facts, Identity, MARK_SYNC_EVERY, Mark, Position, Request, Row, Synchronous, VoteRecord, Vouched,
+};
 use crate::observe::LatencyRecorder;
 
 /// Rows of purged entries that one transaction deletes, at the most: a large delete would hold up the writes behind it.
 const PURGE_ROWS_MAX: u64 = 256;
+
+/// What is committed is written down with other writes, but not more often.
+const COMMITTED_EVERY: Duration = Duration::from_millis(100);
 
 /// Counts and times of commits.
 #[derive(Clone, Default)]
@@ -22,7 +28,9 @@ pub struct CommitStats {
     pub transactions: u64,
     /// Requests to append that they carried.
     pub appends: u64,
-    /// Times from the beginning of a transaction until it and the mark are on disk.
+    /// Times that the end of the log was taken back, because another leader's entries took its place.
+    pub truncations: u64,
+    /// Times from the beginning of a transaction until it is on disk.
     pub commit: LatencyRecorder,
 }
 
@@ -35,8 +43,12 @@ pub(super) struct Writer {
     facts: Facts,
     /// The index of the lowest row, below `purged` while purged rows are still being deleted.
     first_row: Option<u64>,
-    /// What is committed, not yet written down.
-    committed: Option<Position>,
+    /// What is committed, not yet written down. Set by others: it is not worth waking this thread.
+    committed: Arc<Mutex<Option<Position>>>,
+    // Times by tokio's clock, which is the system's on a thread and stands still in simulation.
+    committed_written: Instant,
+    mark_synced: Instant,
+    synchronous: Synchronous,
     failure: Option<String>,
     stats: Arc<Mutex<CommitStats>>,
     /// The lock on the folder, held as long as the writer lives.
@@ -51,7 +63,10 @@ impl Writer {
             folder,
             facts: Facts::default(),
             first_row: None,
-            committed: None,
+            committed: Arc::default(),
+            committed_written: Instant::now(),
+            mark_synced: Instant::now(),
+            synchronous: Synchronous::Full,
             failure: None,
             stats: Arc::default(),
             _lock: lock,
@@ -95,12 +110,18 @@ impl Writer {
         Vouched { last: self.facts.last, vote: self.facts.vote }
     }
 
-    pub(super) fn set_mark(&mut self, mark: Mark) {
+    /// The mark, which is synced if everything is.
+    pub(super) fn set_mark(&mut self, mark: Mark, synchronous: Synchronous) {
         self.mark = Some(mark);
+        self.synchronous = synchronous;
     }
 
     pub(super) fn stats(&self) -> Arc<Mutex<CommitStats>> {
         self.stats.clone()
+    }
+
+    pub(super) fn committed(&self) -> Arc<Mutex<Option<Position>>> {
+        self.committed.clone()
     }
 
     pub(super) fn failure(&self) -> Option<&str> {
@@ -112,22 +133,20 @@ impl Writer {
     pub(super) fn carry_out(&mut self, group: &mut Vec<Request>, is_last: bool) {
         let (mut waiting, mut reads) = (Vec::new(), Vec::new());
         let has_writes = group.iter().any(Request::is_write);
-        let has_leftovers = self.has_purged_rows() || (is_last && self.committed.is_some());
+        let is_idle = group.is_empty();
+        let has_leftovers = self.has_purged_rows() || (is_last && self.committed.lock().is_some());
         let result = match self.failure.clone() {
             Some(reason) => {
                 refuse(group.drain(..), &mut waiting, &mut reads);
                 Err(reason)
             }
-            None if has_writes || has_leftovers => self.transact(group, &mut waiting, &mut reads),
+            None if has_writes || has_leftovers => self.transact(group, is_last, &mut waiting, &mut reads),
             None => self.without_transaction(group, &mut reads),
         };
         if let Err(reason) = &result
             && self.failure.is_none()
         {
-            let folder = self.folder.display();
-            let reason = format!("the database in {folder} cannot be written any more: {reason}");
-            tracing::error!("{reason}");
-            self.failure = Some(reason);
+            self.fail(reason);
         }
         let error = || self.failure.clone().map_or(Ok(()), |reason| Err(io::Error::other(reason)));
         for done in waiting {
@@ -137,6 +156,19 @@ impl Writer {
             // Who has given up waiting needs no answer.
             let _ = reply.send(error().and(rows));
         }
+        if self.failure.is_none()
+            && (is_idle || is_last || self.mark_synced.elapsed() >= MARK_SYNC_EVERY)
+            && let Err(reason) = self.sync_mark()
+        {
+            self.fail(&reason);
+        }
+    }
+
+    fn fail(&mut self, reason: &str) {
+        let folder = self.folder.display();
+        let reason = format!("the database in {folder} cannot be written any more: {reason}");
+        tracing::error!("{reason}");
+        self.failure = Some(reason);
     }
 
     /// Requests that write nothing.
@@ -147,7 +179,6 @@ impl Writer {
     ) -> Result<(), String> {
         for request in group.drain(..) {
             match request {
-                Request::Committed(committed) => self.committed = Some(committed),
                 Request::Read { indexes, reply } => reads.push((reply, self.read(indexes))),
                 #[cfg(test)]
                 Request::LimitPages { pages_max, done } => {
@@ -163,16 +194,18 @@ impl Writer {
     fn transact(
         &mut self,
         group: &mut Vec<Request>,
+        is_last: bool,
         waiting: &mut Vec<Done>,
         reads: &mut Vec<Answer>,
     ) -> Result<(), String> {
         let begun = Instant::now();
-        let mut appends = 0;
+        let (mut appends, mut has_voted) = (0, false);
         let mut outcome = self.execute("BEGIN IMMEDIATE");
         let mut requests = group.drain(..);
         for request in requests.by_ref() {
             if outcome.is_ok() {
                 appends += u64::from(matches!(request, Request::Append { .. }));
+                has_voted |= matches!(request, Request::Vote { .. });
                 outcome = self.apply(request, waiting, reads);
             } else {
                 refuse(std::iter::once(request), waiting, reads);
@@ -180,11 +213,12 @@ impl Writer {
         }
         drop(requests);
         outcome
-            .and_then(|()| self.write_committed())
+            .and_then(|()| self.write_committed(is_last))
             .and_then(|()| self.delete_purged_rows())
             .and_then(|()| self.lower_mark())
             .and_then(|()| self.execute("COMMIT"))
-            .and_then(|()| self.raise_mark())?;
+            .and_then(|()| self.raise_mark())
+            .and_then(|()| if has_voted { self.sync_mark() } else { Ok(()) })?;
         let mut stats = self.stats.lock();
         stats.transactions += 1;
         stats.appends += appends;
@@ -219,12 +253,11 @@ impl Writer {
                 waiting.push(done);
                 self.put("was_member", "true")
             }
-            Request::Truncate { after } => self.truncate(after),
-            Request::Purge { through } => self.purge(through),
-            Request::Committed(committed) => {
-                self.committed = Some(committed);
-                Ok(())
+            Request::Truncate { after } => {
+                self.stats.lock().truncations += 1;
+                self.truncate(after)
             }
+            Request::Purge { through } => self.purge(through),
             Request::Read { indexes, reply } => {
                 let rows = self.read(indexes);
                 reads.push((reply, rows));
@@ -298,8 +331,16 @@ impl Writer {
         Ok(())
     }
 
-    fn write_committed(&mut self) -> Result<(), String> {
-        let Some(Position { term, index }) = self.committed.take() else { return Ok(()) };
+    /// Writes down what is committed, at times: it is a hint that lets a node that starts apply at once what it would
+    /// otherwise learn from its leader, and costs a page of its own.
+    fn write_committed(&mut self, is_last: bool) -> Result<(), String> {
+        if !is_last && self.committed_written.elapsed() < COMMITTED_EVERY {
+            return Ok(());
+        }
+        // What is committed may be known before its entries are here.
+        let held = self.committed.lock().take_if(|committed| Some(*committed) <= self.facts.last);
+        let Some(Position { term, index }) = held else { return Ok(()) };
+        self.committed_written = Instant::now();
         self.facts.committed = Some(Position { term, index });
         self.put("commit_term", &term.to_string())?;
         self.put("commit_index", &index.to_string())
@@ -310,7 +351,11 @@ impl Writer {
         let last = self.facts.last;
         let Some(mark) = &mut self.mark else { return Ok(()) };
         let vouched = mark.vouched();
-        if vouched.last <= last { Ok(()) } else { mark.write(Vouched { last, ..vouched }).map_err(text) }
+        if vouched.last <= last {
+            return Ok(());
+        }
+        mark.write(Vouched { last, ..vouched }).map_err(text)?;
+        self.sync_mark()
     }
 
     /// What is on disk now is vouched for, before anybody is told.
@@ -318,6 +363,16 @@ impl Writer {
         let now = self.vouched();
         let Some(mark) = &mut self.mark else { return Ok(()) };
         if mark.vouched() == now { Ok(()) } else { mark.write(now).map_err(text) }
+    }
+
+    fn sync_mark(&mut self) -> Result<(), String> {
+        if self.synchronous == Synchronous::Full
+            && let Some(mark) = self.mark.as_mut().filter(|mark| !mark.is_synced())
+        {
+            mark.sync().map_err(text)?;
+            self.mark_synced = Instant::now();
+        }
+        Ok(())
     }
 
     fn read(&self, indexes: std::ops::Range<u64>) -> io::Result<Vec<Row>> {
