@@ -446,7 +446,8 @@ fn the_log_has_a_line_for_every_operation_with_what_became_of_it() {
 #[test]
 fn a_purged_log_says_where_it_begins_and_old_versions_are_not_made_up() {
     let mut members = Members::started(1, &[("SNAPSHOT_EVERY", "20")]);
-    for number in 0..60 {
+    // Entries are purged in bunches.
+    for number in 0..600 {
         write(&members.nodes[0], "k", number);
     }
     let first = until("the log is purged", || {
@@ -460,7 +461,7 @@ fn a_purged_log_says_where_it_begins_and_old_versions_are_not_made_up() {
     members.kill(&[0]);
     members.restart(&[0]);
     members.nodes[0].wait_ready();
-    let version = write(&members.nodes[0], "k", 60);
+    let version = write(&members.nodes[0], "k", 600);
     let lines = lines(&members.nodes[0], "?limit=10000");
     assert_eq!(lines.last().unwrap()["version"], version);
     let (_, status) = ask(&members.nodes[0], "GET", "/api/status", "");

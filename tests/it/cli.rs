@@ -512,13 +512,16 @@ fn a_bench_of_raft_mode_measures_a_majority_and_leaves_nothing_behind() {
 
 #[test]
 fn status_of_a_raft_cluster_shows_term_leader_index_and_lag() {
-    let cluster = Cluster::start(&["--mode", "raft", "--nodes", "3"]);
+    // The cluster is killed at the end, so its data is the test's to remove.
+    let data =
+        std::env::temp_dir().join(format!("quorate-cli-{}-{:x}", std::process::id(), fastrand::u64(..)));
+    let cluster = Cluster::start(&["--mode", "raft", "--nodes", "3", "--data", &data.to_string_lossy()]);
     let url = cluster.nodes[2].1.clone();
     let mut text = String::new();
     let is_whole = wait_until(|| {
         let (code, stdout, _) = run(&["status", "--url", &url], &[]);
         text = stdout;
-        code == 0 && text.matches(" up ").count() == 2
+        code == 0 && text.matches("  follower  up  ").count() == 2
     });
     assert!(is_whole, "{text}");
     for words in [
@@ -531,4 +534,8 @@ fn status_of_a_raft_cluster_shows_term_leader_index_and_lag() {
     ] {
         assert!(text.contains(words), "{words:?} is not in {text}");
     }
+    let pids: Vec<u32> = cluster.nodes.iter().map(|node| node.2).collect();
+    drop(cluster);
+    assert!(wait_until(|| pids.iter().all(|pid| !is_running(*pid))), "members outlive their cluster");
+    std::fs::remove_dir_all(&data).unwrap();
 }
