@@ -202,6 +202,12 @@ impl Connection {
         reply_bytes_max: usize,
     ) -> Result<(StatusCode, Bytes), Broken> {
         let Connection { sender, driver, .. } = self;
+        // Nobody has looked since the last exchange: a peer that has closed the connection meanwhile, or died, is noticed
+        // before anything is sent.
+        let has_ended = poll_fn(|context| Poll::Ready(Pin::new(&mut *driver).poll(context).is_ready())).await;
+        if has_ended {
+            return Err(Broken::NotSent("the peer closed the connection".into()));
+        }
         let ready = drive(driver, sender.ready()).await.map_err(Broken::NotSent)?;
         ready.map_err(|error| Broken::NotSent(error.into()))?;
         let answer = async {
@@ -390,6 +396,33 @@ mod tests {
             assert_eq!(post("three").await.unwrap(), "third");
             is_closed.await.unwrap();
             assert_eq!(post("four").await.unwrap(), "fourth");
+        };
+        tokio::join!(played, posted);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_died_while_nobody_spoke_to_it_is_noticed_before_a_write_leaves() {
+        let (peer, transport) = (Played::listen().await, HttpTransport::new(None, 1_000).unwrap());
+        let post = |body: &'static str| {
+            let body = Bytes::from_static(body.as_bytes());
+            transport.post(&peer.url, PeerPath::RaftWrite, body, PATIENCE)
+        };
+        let played = async {
+            let mut stream = peer.accept().await;
+            hear(&mut stream, "one").await;
+            say(&mut stream, "200 OK", "first").await;
+            drop(stream);
+            // Whatever has come on the first connection by the end of this one has been noticed.
+            drop(peer.accept().await);
+            let mut stream = peer.accept().await;
+            hear(&mut stream, "two").await;
+            say(&mut stream, "200 OK", "second").await;
+        };
+        let posted = async {
+            assert_eq!(post("one").await.unwrap(), "first");
+            let mut other = TcpStream::connect(peer.url.authority()).await.unwrap();
+            assert_eq!(other.read(&mut [0]).await.unwrap(), 0);
+            assert_eq!(post("two").await.unwrap(), "second");
         };
         tokio::join!(played, posted);
     }

@@ -356,7 +356,8 @@ fn a_folder_of_another_cluster_is_refused_both_ways() {
 #[test]
 fn a_leader_that_is_stopped_hands_the_lead_over_first() {
     // With time-outs like these an election would be noticed.
-    let settings = [("ELECTION_TIMEOUT_MIN", "5s"), ("ELECTION_TIMEOUT_MAX", "10s"), ("WRITE_TIMEOUT", "20s")];
+    let settings =
+        [("ELECTION_TIMEOUT_MIN", "5s"), ("ELECTION_TIMEOUT_MAX", "10s"), ("WRITE_TIMEOUT", "20s")];
     let mut members = Members::started(3, &settings);
     let leader = members.leader();
     assert_eq!(write(&members, leader, "/write", "k", 1).status, 200);
