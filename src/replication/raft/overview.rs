@@ -172,7 +172,10 @@ fn nodes(
         }
         unknown
     });
-    members.collect()
+    let mut nodes: Vec<NodeOverview> = members.collect();
+    // By name, for people: storage ids are drawn at random.
+    nodes.sort_by(|one, other| one.node_id.cmp(&other.node_id));
+    nodes
 }
 
 /// A page of the log that is being put together.

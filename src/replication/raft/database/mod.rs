@@ -45,6 +45,7 @@ pub use writer::CommitStats;
 use writer::Writer;
 
 use super::disk::{Disk, SimulatedDisk};
+
 /// How commits are synced. What is weaker than `Full` may lose what was acknowledged in a power cut, though not when a
 /// process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +150,6 @@ enum Request {
         vote: VoteRecord,
         done: Done,
     },
-    /// Need not be on disk at once: goes with the next transaction.
     /// Take back the entries after this index.
     Truncate {
         after: Option<u64>,
