@@ -6,7 +6,8 @@
 #   scripts/put_bugs_back.sh --first  in a hurry: leaves out the simulation where a test of the library fails already
 #
 # A patch is a unified diff; the lines before it say what the bug is and which rule it breaks. The tests are those of
-# the library and the simulation; a patch whose head has a line "tests: it" also has the contract tests run.
+# the library and the simulation; a patch whose head has a line "tests: it" also has the contract tests run. With a line
+# "mode: raft" they are those of raft mode, else the simulation is that of quorum mode.
 #
 # First the tests must pass without any bug. Then every bug must make at least one test fail. The run fails if a bug is
 # caught by no test, and if a patch does not apply or does not compile: it has to follow the sources it is about.
@@ -96,16 +97,24 @@ run_target() {
     return 1
 }
 
-# run_tests LOG [PATCH]: the same over the library, the simulation and, if the patch says so, the contract tests.
+# run_tests LOG PATCH: the same over the library, the simulation and, if the patch says so, the contract tests.
 run_tests() {
-    local log=$1 result=0 status target
+    local log=$1 result=0 status target head="" lib="" sim=""
     : >"$log.failed"
     local targets=(lib sim)
-    if [ -n "${2:-}" ] && sed '/^diff --git/,$d' "$2" | grep -qx 'tests: it'; then targets+=(it); fi
+    head=$(sed '/^diff --git/,$d' "$2")
+    if grep -qx 'tests: it' <<<"$head"; then targets+=(it); fi
+    # A bug in one mode is not looked for in the other.
+    case $(sed -n 's/^mode: //p' <<<"$head") in
+        raft) lib=replication::raft:: sim=raft:: ;;
+        all) ;;
+        *) sim=quorum:: ;;
+    esac
     for target in "${targets[@]}"; do
         status=0
         case $target in
-            lib) run_target "$log.lib" --lib || status=$? ;;
+            lib) run_target "$log.lib" --lib "$lib" || status=$? ;;
+            sim) run_target "$log.sim" --test sim "$sim" || status=$? ;;
             *) run_target "$log.$target" --test "$target" || status=$? ;;
         esac
         [ "$status" -ne 2 ] || return 2
@@ -125,9 +134,9 @@ row bug "caught by" seconds
 row "$(printf -- '-%.0s' {1..44})" "$(printf -- '-%.0s' {1..78})" -------
 
 started=$SECONDS
-# With the contract tests if any bug is left to them.
-needs_it=$(grep -lx 'tests: it' "${patches[@]}" | head -n 1 || true)
-if ! run_tests "$logs/00-none" "$needs_it"; then
+# The tests of both modes; with the contract tests if any bug is left to them.
+{ echo 'mode: all'; grep -hx 'tests: it' "${patches[@]}" || true; } >"$logs/00-head"
+if ! run_tests "$logs/00-none" "$logs/00-head"; then
     row "(none)" "FAILS WITHOUT ANY BUG" $((SECONDS - started))
     cat "$logs/00-none.failed" >&2
     echo "the tests must pass before a bug is put in: see $logs/00-none" >&2

@@ -12,9 +12,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use quorate::address::PeerUrl;
-use quorate::replication::quorum::Quorum;
 use quorate::tasks::Tasks;
-use quorate::wire::{CallError, PeerPath, Transport};
+use quorate::wire::{CallError, PeerPath, Refusal, Transport};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -41,9 +40,18 @@ pub struct Weather {
     pub doubled_late: u32,
 }
 
-struct State {
+/// Who messages are for: a node of either mode.
+pub trait Addressee: Clone + Send + 'static {
+    /// Handles a message.
+    fn handle(&self, path: PeerPath, body: Bytes) -> BoxFuture<'static, Result<Bytes, Refusal>>;
+
+    /// Whether it has crashed: then nothing that it still says is heard.
+    fn is_dead(&self) -> bool;
+}
+
+struct State<Node> {
     rng: fastrand::Rng,
-    nodes: BTreeMap<PeerUrl, Quorum>,
+    nodes: BTreeMap<PeerUrl, Node>,
     cut: BTreeSet<(PeerUrl, PeerUrl)>,
     paused: BTreeSet<PeerUrl>,
     weather: Weather,
@@ -52,8 +60,8 @@ struct State {
 
 /// The network. Cheap to clone.
 #[derive(Clone)]
-pub struct Network {
-    state: Arc<Mutex<State>>,
+pub struct Network<Node> {
+    state: Arc<Mutex<State<Node>>>,
     resumed: Arc<Notify>,
     tasks: Tasks,
 }
@@ -69,8 +77,8 @@ struct Fate {
     again_after: Option<Duration>,
 }
 
-impl Network {
-    pub fn new(seed: u64, tasks: Tasks) -> Network {
+impl<Node: Addressee> Network<Node> {
+    pub fn new(seed: u64, tasks: Tasks) -> Network<Node> {
         let state = State {
             rng: fastrand::Rng::with_seed(seed),
             nodes: BTreeMap::new(),
@@ -82,11 +90,12 @@ impl Network {
         Network { state: Arc::new(Mutex::new(state)), resumed: Arc::new(Notify::new()), tasks }
     }
 
-    pub fn transport(&self, from: &PeerUrl) -> Arc<dyn Transport> {
-        Arc::new(SimTransport { network: self.clone(), from: from.clone() })
+    /// The way out of a node. It ends with the sender's `tasks`.
+    pub fn transport(&self, from: &PeerUrl, tasks: &Tasks) -> Arc<dyn Transport> {
+        Arc::new(SimTransport { network: self.clone(), from: from.clone(), tasks: tasks.clone() })
     }
 
-    pub fn put(&self, url: &PeerUrl, node: Quorum) {
+    pub fn put(&self, url: &PeerUrl, node: Node) {
         self.state.lock().nodes.insert(url.clone(), node);
     }
 
@@ -94,7 +103,7 @@ impl Network {
         self.state.lock().nodes.remove(url);
     }
 
-    pub fn node(&self, url: &PeerUrl) -> Option<Quorum> {
+    pub fn node(&self, url: &PeerUrl) -> Option<Node> {
         self.state.lock().nodes.get(url).cloned()
     }
 
@@ -128,7 +137,7 @@ impl Network {
         self.resumed.notify_waiters();
     }
 
-    fn fate(&self) -> Fate {
+    fn fate(&self, path: PeerPath) -> Fate {
         let mut state = self.state.lock();
         let state = &mut *state;
         let (rng, counts, weather) = (&mut state.rng, &mut state.counts, state.weather);
@@ -142,8 +151,10 @@ impl Network {
         let (lost, reply_lost) = (happens(weather.lost, "loss"), happens(weather.lost, "loss"));
         let reset = (lost || reply_lost) && happens(500, "reset");
         let delayed = happens(weather.delayed, "delay");
-        let doubled = happens(weather.doubled, "duplicate");
-        let doubled_late = happens(weather.doubled_late, "late duplicate");
+        // HTTP does not double messages. Where it did, only these would not bear it: each would be another write.
+        let (once, twice) =
+            if path == PeerPath::RaftWrite { (0, 0) } else { (weather.doubled, weather.doubled_late) };
+        let (doubled, doubled_late) = (happens(once, "duplicate"), happens(twice, "late duplicate"));
         let delay = if delayed { rng.u64(10..150) } else { rng.u64(0..4) };
         let again = if doubled_late { rng.u64(200..2_000) } else { rng.u64(0..5) };
         Fate {
@@ -180,7 +191,7 @@ impl Network {
         body: Bytes,
         answer: oneshot::Sender<Result<Bytes, CallError>>,
     ) {
-        let fate = self.fate();
+        let fate = self.fate(path);
         let lose = |answer: oneshot::Sender<_>| {
             if fate.reset {
                 let _ = answer.send(Err(CallError::NoAnswer("connection reset".into())));
@@ -205,11 +216,16 @@ impl Network {
             });
         }
         let Some(node) = self.node(&to) else {
-            let _ = answer.send(Err(CallError::NoAnswer("connection refused".into())));
+            // A second copy may still arrive.
+            let error = match fate.again_after {
+                Some(_) => CallError::NoAnswer("connection refused".into()),
+                None => CallError::NotSent("connection refused".into()),
+            };
+            let _ = answer.send(Err(error));
             return;
         };
         let reply = node.handle(path, body).await;
-        if fate.reply_lost {
+        if fate.reply_lost || node.is_dead() {
             return lose(answer);
         }
         if !self.passable(&to, &from).await {
@@ -220,12 +236,13 @@ impl Network {
     }
 }
 
-struct SimTransport {
-    network: Network,
+struct SimTransport<Node> {
+    network: Network<Node>,
     from: PeerUrl,
+    tasks: Tasks,
 }
 
-impl Transport for SimTransport {
+impl<Node: Addressee> Transport for SimTransport<Node> {
     fn post(
         &self,
         to: &PeerUrl,
@@ -233,6 +250,9 @@ impl Transport for SimTransport {
         body: Bytes,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        if self.tasks.is_stopping() {
+            return std::future::ready(Err(CallError::NotSent("the sender is dead".into()))).boxed();
+        }
         let (answer, answered) = oneshot::channel();
         let (network, from, to) = (self.network.clone(), self.from.clone(), to.clone());
         self.network.tasks.spawn("message", network.carry(from, to, path, body, answer));

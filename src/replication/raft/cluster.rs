@@ -52,6 +52,13 @@ pub struct Settings {
     pub max_waiting_reads: usize,
 }
 
+impl Settings {
+    /// Silence for longer than this means that others may have been elected, or that somebody is gone.
+    pub(super) fn silence_max(&self) -> Duration {
+        self.election_timeout_max * 2
+    }
+}
+
 /// A node's place in its cluster.
 pub(super) struct Cluster {
     /// The settings.
@@ -88,7 +95,7 @@ impl Cluster {
         let storage_id = metrics.current_leader?;
         let member = metrics.membership_config.get_node(&storage_id)?;
         let is_self = storage_id == metrics.id;
-        let patience = self.settings.election_timeout_max * 2;
+        let patience = self.settings.silence_max();
         if !is_self && self.peers.silence().is_none_or(|silence| silence > patience) {
             return None;
         }
@@ -103,7 +110,7 @@ impl Cluster {
         match metrics.last_quorum_acked {
             // Just elected, by a majority.
             None => Ok(()),
-            Some(acked) if acked.elapsed() <= self.settings.election_timeout_max * 2 => Ok(()),
+            Some(acked) if acked.elapsed() <= self.settings.silence_max() => Ok(()),
             Some(_) => Err(no_quorum()),
         }
     }

@@ -6,7 +6,8 @@
 //! caught up, a voter. The same request moves a member that has another address now.
 //!
 //! A node that comes back with an empty folder is another member. Where it stands at the address of an old one, that
-//! one is surely gone, and is removed once the new one votes.
+//! one is surely gone, and is removed once the new one votes. The leader looks for such members by itself now and then:
+//! the one that let the new one in may have fallen before it came to that.
 //!
 //! The leader can also ask a running node to join ([`Cluster::add_member`]); that node then does as if the leader stood in
 //! its `PEERS`.
@@ -19,12 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
+use openraft::{ChangeMembers, Instant as _};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::cluster::Cluster;
 use super::database::Database;
@@ -44,6 +45,8 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 const BEHIND_MAX: u64 = 16;
 /// The pause before a change is tried again that another one stood in the way of.
 const CHANGE_AGAIN: Duration = Duration::from_millis(50);
+/// The pause between looks for members that are gone for good.
+const LOOK_FOR_GONE: Duration = Duration::from_secs(1);
 /// The pause between the requests of a node that wants to join.
 const JOIN_AGAIN: Duration = Duration::from_millis(200);
 /// How often a member looks whether it still hears from a leader.
@@ -65,16 +68,30 @@ impl Joins {
         let (admitting, stopping) = (cluster.clone(), tasks.stopping());
         tasks.spawn("joins", async move {
             let admit_all = async {
-                while let Some(request) = waiting.recv().await {
-                    let name = request.node_id.clone();
-                    if let Err(error) = admit(&admitting, request).await {
-                        tracing::warn!("{name} has not joined yet: {error}");
+                let mut look = interval(LOOK_FOR_GONE);
+                look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    tokio::select! {
+                        biased;
+                        _ = look.tick() => {
+                            if let Err(error) = remove_gone(&admitting).await {
+                                tracing::warn!("a member that is gone for good is not removed yet: {error}");
+                            }
+                        }
+                        request = waiting.recv() => {
+                            let Some(request) = request else { return };
+                            let name = request.node_id.clone();
+                            if let Err(error) = admit(&admitting, request).await {
+                                tracing::warn!("{name} has not joined yet: {error}");
+                            }
+                        }
                     }
                 }
             };
             tokio::select! {
-                () = admit_all => {}
+                biased;
                 () = stopping => {}
+                () = admit_all => {}
             }
         });
         Joins { cluster, queue }
@@ -152,10 +169,24 @@ async fn admit(cluster: &Cluster, request: JoinRequest) -> Result<(), String> {
         .map_err(|_| "it does not catch up".to_owned())??;
     change(cluster, ChangeMembers::AddVoterIds(BTreeSet::from([storage_id]))).await?;
     tracing::info!("{} at {} votes from now on", member.node_id, member.url);
-    let others = cluster.members().into_iter();
-    for old in others.filter(|other| other.url == member.url && other.storage_id != storage_id) {
-        tracing::info!("the member that stood at {} before is gone for good: removed", member.url);
-        remove(cluster, old.storage_id).await?;
+    remove_gone(cluster).await
+}
+
+/// Removes members in whose place another one stands: it has their address, votes, and answers there, while they have
+/// been silent for a while. Does nothing on a node that does not lead.
+async fn remove_gone(cluster: &Cluster) -> Result<(), String> {
+    let members = cluster.members();
+    let silences: BTreeMap<StorageId, Option<Duration>> =
+        members.iter().map(|member| (member.storage_id, cluster.silence_of(member.storage_id))).collect();
+    let is_silent =
+        |id: StorageId| silences[&id].is_none_or(|silence| silence > cluster.settings.silence_max());
+    for old in members.iter().filter(|old| is_silent(old.storage_id)) {
+        let stands_there =
+            |new: &MemberHealth| new.url == old.url && new.is_voter && !is_silent(new.storage_id);
+        if members.iter().any(stands_there) {
+            tracing::info!("the member that stood at {} before is gone for good: removed", old.url);
+            remove(cluster, old.storage_id).await?;
+        }
     }
     Ok(())
 }
@@ -217,6 +248,17 @@ fn is_in_progress(error: &openraft::alias::ChangeMembershipErrorOf<Types>) -> bo
 }
 
 impl Cluster {
+    /// How long ago a member answered this node, which leads; nothing for itself. `None`: never, or it does not lead.
+    fn silence_of(&self, storage_id: StorageId) -> Option<Duration> {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref()?;
+        if storage_id == metrics.id {
+            return Some(Duration::ZERO);
+        }
+        heard.get(&storage_id).copied().flatten().map(|heard| heard.elapsed())
+    }
+
     /// Whether this member votes.
     pub(super) fn is_voter(&self, storage_id: StorageId) -> bool {
         let metrics = self.core.metrics();

@@ -33,7 +33,10 @@ const PART_BYTES: usize = 1 << 20;
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_millis(100);
-/// How long the last part of a snapshot may take: the receiver checks, syncs and installs the whole.
+/// Parts of a snapshot that a receiver surely checks, syncs and installs in the time in which any message is answered;
+/// one part more, as much time more.
+const INSTALL_PARTS: u32 = 5;
+/// How long the last part of a snapshot may take, with that, at the most.
 const INSTALL_MAX: Duration = Duration::from_secs(60);
 
 /// Makes links.
@@ -93,7 +96,8 @@ impl Link {
             let (part, rest) = read.map_err(|error| CallError::Garbled(format!("the snapshot: {error}")))?;
             lines = rest;
             let is_last = part.is_empty();
-            let deadline = if is_last { INSTALL_MAX } else { self.peers.patience };
+            let deadline =
+                if is_last { install_patience(self.peers.patience, number) } else { self.peers.patience };
             let part = SnapshotPart { vote, sending, number, lines: part, is_last };
             let reply: SnapshotPartReply =
                 self.peers.say(self.to, &self.url, PeerPath::RaftSnapshot, part, deadline).await?;
@@ -103,6 +107,13 @@ impl Link {
             number += 1;
         }
     }
+}
+
+/// How long to wait for the answer to the last part, after so many others. No longer than a snapshot of this size needs:
+/// if the answer is lost, the receiver gets nothing else until then.
+fn install_patience(patience: Duration, parts: u64) -> Duration {
+    let parts = u32::try_from(parts).unwrap_or(u32::MAX).saturating_add(INSTALL_PARTS);
+    patience.saturating_mul(parts).min(INSTALL_MAX)
 }
 
 /// The next lines of a snapshot; none at its end.
@@ -266,4 +277,18 @@ impl Receiver {
 
 fn answer<T: Serialize>(result: Result<T, RaftError<Types>>) -> Result<Bytes, Refusal> {
     result.map(|reply| encode(&reply)).map_err(|error| refusal(RefusalReason::Unavailable, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps out a minute of nothing when one answer was lost.
+    #[test]
+    fn the_answer_to_a_small_snapshot_is_not_waited_for_like_that_to_a_large_one() {
+        let patience = Duration::from_millis(250);
+        assert!(install_patience(patience, 1) < Duration::from_secs(2));
+        assert!(install_patience(patience, 100) > Duration::from_secs(20));
+        assert_eq!(install_patience(patience, u64::MAX), INSTALL_MAX);
+    }
 }

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use quorate::address::PeerUrl;
 use quorate::replication::outcome::{
@@ -16,11 +19,13 @@ use quorate::replication::quorum::{Environment, FollowerSettings, LeaderSettings
 use quorate::store::{Value, Version};
 use quorate::tasks::Tasks;
 use quorate::timer::TokioTimers;
+use quorate::wire::{PeerPath, Refusal};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::network::{Counts, Network, Weather};
-use crate::oracle::{OpId, Oracle, Shown};
+use super::oracle::{OpId, Oracle, Shown};
+use crate::network::{Addressee, Network, Weather};
+use crate::seeds::Outcome;
 
 const KEYS: usize = 5;
 const CLIENTS: usize = 4;
@@ -89,17 +94,23 @@ struct Inner {
 #[derive(Clone)]
 pub struct Sim {
     plan: Plan,
-    network: Network,
+    network: Network<Quorum>,
     tasks: Tasks,
     started: Instant,
     pool: Arc<Vec<PeerUrl>>,
     inner: Arc<Mutex<Inner>>,
 }
 
-/// What one seed gave.
-pub struct Outcome {
-    pub counts: Counts,
-    pub trace: Vec<String>,
+impl Addressee for Quorum {
+    fn handle(&self, path: PeerPath, body: Bytes) -> BoxFuture<'static, Result<Bytes, Refusal>> {
+        let node = self.clone();
+        async move { Quorum::handle(&node, path, body).await }.boxed()
+    }
+
+    /// Its memory dies with it, and what it had said is under way.
+    fn is_dead(&self) -> bool {
+        false
+    }
 }
 
 /// Runs one seed to its end. Panics if anything that was promised did not hold.
@@ -183,7 +194,7 @@ impl Sim {
         Environment {
             node_id: node_id.to_owned(),
             advertise: url.clone(),
-            transport: self.network.transport(url),
+            transport: self.network.transport(url, &self.tasks),
             timers: Arc::new(TokioTimers),
             tasks: tasks.clone(),
             seed,
@@ -687,9 +698,9 @@ impl Sim {
         self.count_snapshots(&leader);
         let inner = self.inner.lock();
         let acknowledged =
-            inner.oracle.ops.iter().filter(|op| op.fate == crate::oracle::Fate::Acknowledged).count();
-        let refused = inner.oracle.ops.iter().filter(|op| op.fate == crate::oracle::Fate::Refused).count();
-        let unknown = inner.oracle.ops.iter().filter(|op| op.fate == crate::oracle::Fate::Unknown).count();
+            inner.oracle.ops.iter().filter(|op| op.fate == super::oracle::Fate::Acknowledged).count();
+        let refused = inner.oracle.ops.iter().filter(|op| op.fate == super::oracle::Fate::Refused).count();
+        let unknown = inner.oracle.ops.iter().filter(|op| op.fate == super::oracle::Fate::Unknown).count();
         for (what, n) in
             [("writes acknowledged", acknowledged), ("writes refused", refused), ("writes unknown", unknown)]
         {
