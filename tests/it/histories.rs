@@ -238,6 +238,7 @@ fn members_killed_and_frozen_at_random_leave_a_linearizable_history() {
     torment(12, fastrand::u64(..));
 }
 
+#[expect(clippy::disallowed_methods, reason = "the test's own knobs; a node's settings are read in config")]
 fn knob(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
