@@ -107,6 +107,10 @@ impl Cluster {
     pub(super) fn check_quorum(&self) -> Result<(), Unavailable> {
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
+        if metrics.membership_config.voter_ids().count() == 1 {
+            // It is the majority itself, and nobody's answers are counted.
+            return Ok(());
+        }
         match metrics.last_quorum_acked {
             // Just elected, by a majority.
             None => Ok(()),
