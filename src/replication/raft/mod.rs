@@ -55,6 +55,8 @@ mod runtime;
 pub mod snapshot;
 #[cfg(test)]
 mod storage_tests;
+#[cfg(test)]
+mod tests;
 pub mod types;
 pub mod view;
 mod writes;

@@ -1,0 +1,26 @@
+//! Raft mode by groups, one fact a test: elections and voting.
+//!
+//! Where a member takes part there is one real one, and the test plays the others ([`played`]): it sees what the member
+//! says, answers as it likes, and speaks to it as its peers would. Whole clusters are the simulation's part.
+
+mod elections;
+mod played;
+mod voting;
+
+use super::types::{Command, Entry, LogId, Operation};
+use openraft::entry::RaftEntry;
+
+/// Term and index, as tests write them.
+type At = (u64, u64);
+
+fn log_id((term, index): At) -> LogId {
+    LogId::new_term_index(term, index)
+}
+
+fn at(log_id: LogId) -> At {
+    (log_id.leader_id.term, log_id.index)
+}
+
+fn entry(at: At, operations: Vec<Operation>) -> Entry {
+    Entry::new_normal(log_id(at), Command::new(operations))
+}
