@@ -8,15 +8,10 @@ use tokio::time::{Instant, sleep};
 
 use super::super::message::{NO_LEADER, NO_QUORUM};
 use super::super::types::{Types, Vote};
-use super::at;
 use super::played::*;
-use crate::replication::outcome::{ReadError, ReadOptions, Role, Write, WriteError};
-use crate::store::Value;
+use super::{at, put};
+use crate::replication::outcome::{ReadError, ReadOptions, Role, WriteError};
 use crate::wire::{PeerPath, encode};
-
-fn put(key: &str, value: &str) -> Write {
-    Write { key: key.into(), value: Some(Value::from_json_text(value)), quorum: None, if_version: None }
-}
 
 /// Peers that would vote for the member, and do not.
 fn promising(said: &Said) -> Option<bytes::Bytes> {

@@ -31,7 +31,7 @@ use super::super::types::{Entry, Member, StorageId, Types, Vote};
 use super::super::{Disk, Environment, Raft, Settings, SimulatedDisk, Synchronous};
 use super::{At, at, log_id};
 use crate::address::PeerUrl;
-use crate::replication::outcome::{Detail, Role};
+use crate::replication::outcome::{Detail, FollowerHealth, Role};
 use crate::store;
 use crate::tasks::Tasks;
 use crate::wire::{CallError, PeerPath, Refusal, Transport, encode};
@@ -354,6 +354,18 @@ impl Play {
     pub(super) fn voted_for(&self) -> Option<StorageId> {
         let Detail::Member { voted_for, .. } = self.raft.health().detail else { unreachable!() };
         voted_for
+    }
+
+    /// Milliseconds since it heard from a leader.
+    pub(super) fn last_contact_ms(&self) -> Option<u64> {
+        let Detail::Member { last_contact_ms, .. } = self.raft.health().detail else { unreachable!() };
+        last_contact_ms
+    }
+
+    /// How it sees this follower.
+    pub(super) fn follower(&self, id: StorageId) -> FollowerHealth {
+        let Detail::Member { followers, .. } = self.raft.health().detail else { unreachable!() };
+        followers.into_iter().find(|follower| follower.url == url(id)).expect("it leads no such follower")
     }
 
     /// The index of the last entry applied.
