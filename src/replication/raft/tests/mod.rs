@@ -6,6 +6,8 @@
 mod elections;
 mod heartbeats;
 mod played;
+mod state_machine;
+mod storage;
 mod voting;
 
 use super::types::{Command, Entry, LogId, Operation};
