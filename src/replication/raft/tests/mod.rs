@@ -6,6 +6,7 @@
 mod elections;
 mod heartbeats;
 mod played;
+mod routes;
 mod state_machine;
 mod storage;
 mod voting;
