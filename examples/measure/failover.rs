@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use crate::load::{Answers, Load, Request};
 use crate::peers::{self, Peer, Programs};
-use crate::report::{markdown, number, spread};
-use crate::rows::{BASE, Work};
+use crate::report::{markdown, number, spread, yes_or_no};
+use crate::rows::{BASE, TOLERANCE, Work};
 
 /// How often a leader is killed, for each pair of time-outs.
 const KILLS: usize = 20;
@@ -33,8 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(2);
 /// Election time-outs that are measured, with the bound that is asked for the next acknowledged write, in milliseconds.
 const TIME_OUTS: [([&str; 2], f64); 2] = [(["150ms", "300ms"], 550.0), (["75ms", "150ms"], 300.0)];
-/// As in the other tables, within this share of what is asked counts as met.
-const TOLERANCE: f64 = 0.05;
 
 /// A line of a member's log, and when it was read.
 struct Said {
@@ -244,7 +242,7 @@ pub(super) fn measure(programs: &Programs, commit: &str, machine: &str) -> Resul
                 number(median),
                 format!("{}–{}", number(least), number(most)),
                 asked.map_or_else(String::new, |asked| format!("≤ {asked}")),
-                asked.map_or_else(String::new, |asked| verdict(median <= asked * (1.0 + TOLERANCE))),
+                asked.map_or_else(String::new, |asked| yes_or_no(median <= asked * (1.0 + TOLERANCE))),
             ]);
         }
     }
@@ -252,7 +250,7 @@ pub(super) fn measure(programs: &Programs, commit: &str, machine: &str) -> Resul
 
     let mut members = Members::start(programs, &[])?;
     let [all, answering] = catch_up(&mut members)?;
-    let met = verdict(answering <= 500.0 * (1.0 + TOLERANCE));
+    let met = yes_or_no(answering <= 500.0 * (1.0 + TOLERANCE));
     let _ = writeln!(
         text,
         "A member that missed {} entries has applied them {} ms after its process was started, {} ms after its first \
@@ -267,10 +265,6 @@ pub(super) fn measure(programs: &Programs, commit: &str, machine: &str) -> Resul
     let members = Members::start(programs, &[])?;
     text += &long_load(&members)?;
     Ok(text)
-}
-
-fn verdict(is_met: bool) -> String {
-    if is_met { "yes" } else { "**no**" }.to_owned()
 }
 
 fn long_load(members: &Members) -> Result<String, String> {
@@ -300,6 +294,6 @@ fn long_load(members: &Members) -> Result<String, String> {
         number(quantile(0.999)),
         number(quantile(1.0)),
         if term == term_after { "the leader stayed the same" } else { "the lead changed" },
-        verdict(is_met),
+        yes_or_no(is_met),
     ))
 }

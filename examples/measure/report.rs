@@ -91,7 +91,7 @@ pub(super) fn report(rows: &[Row], lines: &[Line], by_group: bool) -> String {
                 describe(asked_for, rows),
                 number(verdict.bound),
                 number(verdict.measured),
-                if verdict.is_met { "yes" } else { "**no**" }.to_owned(),
+                yes_or_no(verdict.is_met),
             ]);
         }
     }
@@ -131,6 +131,11 @@ fn cells(row: &Row, peer: Peer, own: &[&Figures], median: &Figures) -> Vec<Strin
         median.errors.to_string(),
         own.len().to_string(),
     ]
+}
+
+/// Whether what was asked is met.
+pub(super) fn yes_or_no(is_met: bool) -> String {
+    if is_met { "yes" } else { "**no**" }.to_owned()
 }
 
 /// In words: `operations/s ≥ 1.25 × redis`.

@@ -10,7 +10,7 @@ use crate::peers::Peer;
 use crate::peers::Peer::{Bare, Etcd, Plain, Quorate, Raft, Redis};
 
 /// A figure this near to what is asked counts as that.
-const TOLERANCE: f64 = 0.05;
+pub(super) const TOLERANCE: f64 = 0.05;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::schema::{
     CommandAnswer, CommandRequest, DeleteAnswer, DeleteRequest, DoneAnswer, ErrorAnswer, ReadAnswer,
     RecoverRequest, WriteAnswer, WriteRequest,
 };
-use super::{Api, body, peer};
+use super::{Api, peer};
 use crate::replication::Replication;
 use crate::replication::outcome::{ReadOptions, Write};
 use crate::store::{Key, Value};
@@ -66,8 +66,7 @@ pub(super) async fn delete(State(api): State<Arc<Api>>, request: Request) -> Res
 
 async fn change(api: &Api, request: Request, is_write: bool) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let limits = &api.limits;
-    let body = body::read(&head.headers, body, limits.max_body_bytes, limits.header_timeout).await?;
+    let body = api.read_body(&head.headers, body).await?;
     store(api, head.uri.query(), &body, is_write).await
 }
 
@@ -196,7 +195,7 @@ pub(super) async fn command(State(api): State<Arc<Api>>, request: Request) -> Re
 async fn carry_out(api: &Api, request: Request) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
     let limits = &api.limits;
-    let body = body::read(&head.headers, body, limits.max_body_bytes, limits.header_timeout).await?;
+    let body = api.read_body(&head.headers, body).await?;
     let query = head.uri.query();
     match json::parse_op(&body, limits.max_json_depth)? {
         Op::Write => store(api, query, &body, true).await,
@@ -227,11 +226,10 @@ pub(super) async fn recover(State(api): State<Arc<Api>>, request: Request) -> Re
 
 async fn accept_loss(api: &Api, request: Request) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let limits = &api.limits;
     let body = peer::admit(api, &head.headers, body).await?;
-    let body = body::read(&head.headers, body, limits.max_body_bytes, limits.header_timeout).await?;
+    let body = api.read_body(&head.headers, body).await?;
     Query::parse(head.uri.query(), &[])?;
-    let epoch = json::parse_recover(&body, limits.max_json_depth)?;
+    let epoch = json::parse_recover(&body, api.limits.max_json_depth)?;
     api.replication.accept_loss(epoch)?;
     Ok(Answer::success(32).add("node_id", &*api.node_id).finish())
 }

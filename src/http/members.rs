@@ -92,11 +92,10 @@ pub(super) async fn add(State(api): State<Arc<Api>>, request: Request) -> Respon
 
 async fn add_member(api: &Api, request: Request) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let limits = &api.limits;
     let body = peer::admit(api, &head.headers, body).await?;
-    let body = body::read(&head.headers, body, limits.max_body_bytes, limits.header_timeout).await?;
+    let body = api.read_body(&head.headers, body).await?;
     Query::parse(head.uri.query(), &[])?;
-    let url = parse_member(&body, limits.max_json_depth)?;
+    let url = parse_member(&body, api.limits.max_json_depth)?;
     let member = api.replication.add_member(&url).await?.into();
     let mut body = Vec::with_capacity(256);
     write_json(&mut body, &AddedAnswer { status: "success", node_id: &api.node_id, member });
@@ -157,11 +156,10 @@ pub(super) async fn transfer(State(api): State<Arc<Api>>, request: Request) -> R
 
 async fn transfer_lead(api: &Api, request: Request) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let limits = &api.limits;
     let body = peer::admit(api, &head.headers, body).await?;
-    let body = body::read(&head.headers, body, limits.max_body_bytes, limits.header_timeout).await?;
+    let body = api.read_body(&head.headers, body).await?;
     Query::parse(head.uri.query(), &[])?;
-    let to = parse_leader(&body, limits.max_json_depth)?;
+    let to = parse_leader(&body, api.limits.max_json_depth)?;
     api.replication.transfer_lead(&to).await?;
     Ok(Answer::success(32).add("node_id", &*api.node_id).finish())
 }

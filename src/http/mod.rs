@@ -41,7 +41,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use axum::routing::{get, post};
 use hyper::body::Incoming;
@@ -72,6 +72,11 @@ pub struct Api {
 }
 
 impl Api {
+    /// Reads the body of a client's request.
+    async fn read_body(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+        body::read(headers, body, self.limits.max_body_bytes, self.limits.header_timeout).await
+    }
+
     /// Gives an error the name of this node.
     fn answer(&self, result: Result<Response, Failure>) -> Response {
         result.unwrap_or_else(|failure| failure.into_response(&self.node_id))
@@ -96,18 +101,18 @@ impl Routes {
     /// too (another method, a slash too much): it costs ten times what they need of it (docs/BENCHMARKS.md).
     async fn answer(mut self, request: Request<Incoming>) -> Response {
         let request = request.map(Body::new);
-        let is_post = request.method() == Method::POST;
-        let peer_path = PeerPath::of(request.uri().path()).filter(|_| is_post);
-        match (request.method(), request.uri().path()) {
-            (&Method::POST, "/write") => client::write(State(self.api), request).await,
-            (&Method::GET, "/read") => client::read(State(self.api), request).await,
-            _ => match peer_path {
-                Some(path) => peer::handle(&self.api, path, request).await,
-                None => match self.router.call(request).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                },
-            },
+        let peer_path = match (request.method(), request.uri().path()) {
+            (&Method::POST, "/write") => return client::write(State(self.api), request).await,
+            (&Method::GET, "/read") => return client::read(State(self.api), request).await,
+            (&Method::POST, path) => PeerPath::of(path),
+            _ => None,
+        };
+        if let Some(path) = peer_path {
+            return peer::handle(&self.api, path, request).await;
+        }
+        match self.router.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
         }
     }
 }

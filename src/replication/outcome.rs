@@ -1,5 +1,7 @@
 //! What both modes are asked and what they answer, in types that keep "surely not stored" and "may be stored" apart.
 
+use std::time::Duration;
+
 use crate::store::{Entry, Key, Value, Version, Versioned};
 
 /// A write or delete, as a client asked for it.
@@ -357,4 +359,9 @@ pub struct RecoveryHealth {
     pub missing: Vec<String>,
     /// In a sentence.
     pub message: String,
+}
+
+/// In whole milliseconds, as nodes tell times.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

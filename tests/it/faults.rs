@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::load::{Load, Oracle, Shape, write_once};
-use super::processes::{Answer, Client, Cluster, Data, PATIENCE, Process, say, until};
+use super::processes::{Answer, Client, Cluster, Data, PATIENCE, Process, knob, say, until};
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_MISSED_HEARTBEATS: u32 = 5;
@@ -425,12 +425,6 @@ fn leader_memory(writes: usize, settings: &[(&str, &str)]) -> Growth {
          {second_mb:.1}, {third_mb:.1} MB after each third, {high_water_mb:.1} MB at its highest"
     ));
     Growth { high_water_mb, second_mb, third_mb }
-}
-
-/// A number for this test, not a setting of a node.
-#[expect(clippy::disallowed_methods, reason = "the test's own knobs; a node's settings are read in config")]
-fn knob(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]

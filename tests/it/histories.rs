@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::linearizability::{Action, NEVER, Operation, Version, check};
-use crate::processes::{Answer, Client, Process, Silence, say, until};
+use crate::processes::{Answer, Client, Process, Silence, knob, say, until};
 use crate::raft::Members;
 
 /// Members of each cluster: any two of them may fail.
@@ -236,11 +236,6 @@ fn torment(kills: usize, seed: u64) {
 #[test]
 fn members_killed_and_frozen_at_random_leave_a_linearizable_history() {
     torment(12, fastrand::u64(..));
-}
-
-#[expect(clippy::disallowed_methods, reason = "the test's own knobs; a node's settings are read in config")]
-fn knob(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]

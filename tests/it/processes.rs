@@ -52,6 +52,12 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// A number for a test, not a setting of a node.
+#[expect(clippy::disallowed_methods, reason = "the test's own knobs; a node's settings are read in config")]
+pub(crate) fn knob(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 /// Asks until the answer is `Ok`; fails with the last reason after [`PATIENCE`].
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;

@@ -15,7 +15,7 @@ use super::database::Synchronous;
 use super::peers::Peers;
 use super::types::StorageId;
 use super::writes::no_quorum;
-use crate::replication::outcome::{FollowerHealth, Unavailable, WriteError};
+use crate::replication::outcome::{FollowerHealth, Unavailable, WriteError, millis};
 
 /// A member's settings, checked: `heartbeat_interval < election_timeout_min < election_timeout_max`.
 #[derive(Clone, Debug)]
@@ -198,9 +198,4 @@ impl Cluster {
         let intervals = silence_ms / millis(self.settings.heartbeat_interval).max(1);
         u32::try_from(intervals).unwrap_or(u32::MAX).saturating_sub(1)
     }
-}
-
-/// In whole milliseconds.
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,7 +9,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use tokio::time::{Instant, timeout_at};
 
-use super::cluster::{Cluster, Settings, millis};
+use super::cluster::{Cluster, Settings};
 use super::database::{CommitStats, Database, OpenError, Opened, Synchronous, open};
 use super::log::Log;
 use super::machine::{Machine, Reader};
@@ -24,7 +24,7 @@ use super::writes::Writes;
 use super::{Core, Environment};
 use crate::replication::outcome::{
     Condition, Detail, Found, Health, MemberError, MemberHealth, Page, ReadError, ReadOptions, Role,
-    Unavailable, Write, WriteError, Written,
+    Unavailable, Write, WriteError, Written, millis,
 };
 use crate::store::Version;
 use crate::wire::{PeerPath, Refusal, RefusalReason, encode};

@@ -9,10 +9,10 @@ use std::io;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{EntryPayload, Instant as _};
 
-use super::cluster::{Cluster, millis};
+use super::cluster::Cluster;
 use super::node::{Raft, Shared};
 use super::types::{Entry, StorageId};
-use crate::replication::outcome::{Detail, Health, Role};
+use crate::replication::outcome::{Detail, Health, Role, millis};
 use crate::replication::overview::{
     LOG_PAGE_BYTES, LogError, LogLine, LogMember, LogOp, LogPage, LogRange, MemberOverview, ModeOverview,
     NodeOverview, Overview, Reign,

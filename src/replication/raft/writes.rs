@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::cluster::Cluster;
 use super::message::{ForwardedWrite, NO_LEADER, NO_QUORUM, OVERLOADED, WriteReply, WriteRequest};
 use super::types::{Command, Operation, Outcome};
-use crate::replication::outcome::{Unavailable, WriteError, Written};
+use crate::replication::outcome::{Unavailable, WriteError, Written, millis};
 use crate::tasks::Tasks;
 use crate::wire::{CallError, PeerPath};
 
@@ -269,10 +269,7 @@ async fn forward(
     let writes = batch
         .iter()
         .map(|pending| ForwardedWrite { operation: pending.operation.clone(), quorum: pending.quorum });
-    let request = WriteRequest {
-        writes: writes.collect(),
-        patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
-    };
+    let request = WriteRequest { writes: writes.collect(), patience_ms: millis(patience) };
     let said: Result<WriteReply, CallError> =
         cluster.peers.say(to, url, PeerPath::RaftWrite, request, patience).await;
     match said {

@@ -19,7 +19,7 @@ use super::super::{Environment, FollowerSettings};
 use super::{parse, plain_refusal};
 use crate::address::PeerUrl;
 use crate::replication::outcome::{
-    Condition, Detail, Found, Health, ReadError, ReadOptions, Role, Unavailable,
+    Condition, Detail, Found, Health, ReadError, ReadOptions, Role, Unavailable, millis,
 };
 use crate::store::{Store, Version};
 use crate::wire::{Incarnation, PeekRequest, PeerPath, Refusal, RefusalReason, encode};
@@ -97,7 +97,7 @@ impl FollowerNode {
 
     /// Heartbeats that should have come in this time.
     pub(super) fn missed(&self, silence_ms: u64) -> u32 {
-        let interval_ms = u64::try_from(self.settings.heartbeat_interval.as_millis()).unwrap_or(u64::MAX);
+        let interval_ms = millis(self.settings.heartbeat_interval);
         u32::try_from(silence_ms / interval_ms.max(1)).unwrap_or(u32::MAX)
     }
 
@@ -231,8 +231,7 @@ impl FollowerNode {
             epoch: core.follower.promised().to_string(),
             detail: Detail::Follower {
                 leader: core.follower.leader().map(ToString::to_string),
-                last_contact_ms: silence
-                    .map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+                last_contact_ms: silence.map(millis),
                 data_epoch: core.follower.complete().map(|(_, epoch, _)| epoch.to_string()),
             },
             message,

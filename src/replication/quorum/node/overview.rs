@@ -9,7 +9,7 @@ use super::super::leader::Shared;
 use super::super::progress::Progress;
 use super::follower::FollowerNode;
 use super::{Quorum, Side};
-use crate::replication::outcome::{Detail, Health, Role};
+use crate::replication::outcome::{Detail, Health, Role, millis};
 use crate::replication::overview::{
     Fate, LOG_LINE_BYTES, LOG_PAGE_BYTES, LogError, LogLine, LogOp, LogPage, LogRange, ModeOverview,
     NodeOverview, Overview, Reign,
@@ -178,8 +178,4 @@ impl FollowerNode {
             mode: ModeOverview::Quorum { epoch },
         }
     }
-}
-
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

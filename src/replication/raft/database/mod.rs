@@ -50,7 +50,7 @@ use super::disk::{Disk, SimulatedDisk};
 /// process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Synchronous {
-    /// Each commit, and the mark, are on disk before anybody is told.
+    /// Each commit is on disk before anybody is told, the mark within [`MARK_SYNC_EVERY`].
     Full,
     /// SQLite syncs when it moves its log into the database; the mark is not synced.
     Normal,
@@ -181,9 +181,12 @@ enum Request {
 impl Request {
     /// Whether it needs a transaction.
     fn is_write(&self) -> bool {
-        use Request::{Append, BecomeMember, JoinCluster, Purge, Truncate, Vote};
-        let is_fact = matches!(self, Vote { .. } | JoinCluster { .. } | BecomeMember { .. });
-        is_fact || matches!(self, Append { .. } | Truncate { .. } | Purge { .. })
+        match self {
+            Request::Read { .. } | Request::Stop => false,
+            #[cfg(test)]
+            Request::LimitPages { .. } => false,
+            _ => true,
+        }
     }
 }
 
