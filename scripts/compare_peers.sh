@@ -5,8 +5,8 @@
 #   scripts/compare_peers.sh                         everything, three times: about a quarter of an hour
 #   scripts/compare_peers.sh compare                 quorum mode alone
 #   scripts/compare_peers.sh raft                    raft mode alone
-#   scripts/compare_peers.sh --peers quorate,bare    not Redis, so nothing is installed
-#   scripts/compare_peers.sh --help                  rows, repetitions, seconds, where the lines of JSON go
+#   scripts/compare_peers.sh compare --peers quorate,bare    not Redis, so nothing is installed
+#   scripts/compare_peers.sh compare --help          rows, repetitions, seconds, where the lines of JSON go
 #
 # Installs redis-server and etcd-server with apt-get (Debian) if they are to be measured and are missing, without letting
 # their services start; they stay installed. Builds, measures on loopback alone, prints tables, and leaves no process
@@ -19,6 +19,15 @@ case "${1:-}" in
     compare | raft)
         modes=("$1")
         shift
+        ;;
+    *)
+        # They name what only one of the modes has.
+        case " $* " in
+            *" --peers"* | *" --rows"* | *" --out"* | *" --list "* | *" --help "*)
+                echo "say which first: scripts/compare_peers.sh compare|raft $*" >&2
+                exit 2
+                ;;
+        esac
         ;;
 esac
 
