@@ -255,7 +255,8 @@ fn a_member_away_for_longer_than_the_log_gets_a_snapshot() {
     members.kill(&[away]);
     let leader = members.leader();
     for number in 0..300 {
-        assert_eq!(write(&members, leader, "/write", &format!("k{}", number % 50), number).status, 200);
+        let answer = write(&members, leader, "/write", &format!("k{}", number % 50), number);
+        assert_eq!(answer.status, 200, "{number}: {answer:?}");
     }
     let folder = members.folder.join(format!("n{leader}"));
     assert!(folder.join("snapshot").exists());

@@ -23,7 +23,7 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
-use openraft::{ChangeMembers, Instant as _};
+use openraft::{ChangeMembers, Instant as _, ServerState};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
@@ -31,9 +31,9 @@ use super::cluster::Cluster;
 use super::database::Database;
 use super::message::{InviteReply, InviteRequest, JoinReply, JoinRequest, refusal};
 use super::peers::{Peers, Standing};
-use super::types::{Member, StorageId, Types};
+use super::types::{LogId, Member, StorageId, StoredMembership, Types};
 use crate::address::PeerUrl;
-use crate::replication::outcome::{MemberError, MemberHealth, Unavailable};
+use crate::replication::outcome::{MemberError, MemberHealth, Unavailable, millis};
 use crate::tasks::Tasks;
 use crate::wire::{CallError, PeerPath, Refusal, RefusalReason};
 
@@ -45,7 +45,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 const BEHIND_MAX: u64 = 16;
 /// The pause before a change is tried again that another one stood in the way of.
 const CHANGE_AGAIN: Duration = Duration::from_millis(50);
-/// The pause between looks for members that are gone for good.
+/// The pause between looks for changes that were left unfinished, and for members that are gone for good.
 const LOOK_FOR_GONE: Duration = Duration::from_secs(1);
 /// The pause between the requests of a node that wants to join.
 const JOIN_AGAIN: Duration = Duration::from_millis(200);
@@ -70,10 +70,15 @@ impl Joins {
             let admit_all = async {
                 let mut look = interval(LOOK_FOR_GONE);
                 look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                let mut unfinished = None;
                 loop {
                     tokio::select! {
                         biased;
                         _ = look.tick() => {
+                            match finish_change(&admitting, unfinished).await {
+                                Ok(left) => unfinished = left,
+                                Err(error) => tracing::warn!("a change of members is not finished yet: {error}"),
+                            }
                             if let Err(error) = remove_gone(&admitting).await {
                                 tracing::warn!("a member that is gone for good is not removed yet: {error}");
                             }
@@ -170,6 +175,25 @@ async fn admit(cluster: &Cluster, request: JoinRequest) -> Result<(), String> {
     change(cluster, ChangeMembers::AddVoterIds(BTreeSet::from([storage_id]))).await?;
     tracing::info!("{} at {} votes from now on", member.node_id, member.url);
     remove_gone(cluster).await
+}
+
+/// Ends a change of members that another leader began and did not live to end: until then the old voters and the new ones
+/// both have to agree on everything. Gives where the log has it, and leaves it alone as long as the look before did not
+/// see it there (`seen`): it may be under way. Does nothing on a node that does not lead.
+async fn finish_change(cluster: &Cluster, seen: Option<LogId>) -> Result<Option<LogId>, String> {
+    let unfinished = {
+        let metrics = cluster.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = &metrics.committed_membership_config;
+        let is_unfinished = committed.get_joint_config().len() > 1 && metrics.state == ServerState::Leader;
+        committed.log_id().filter(|_| is_unfinished)
+    };
+    if unfinished.is_some() && unfinished == seen {
+        tracing::info!("finishing the change of members that another leader began");
+        // Adds nobody; who was to go is no learner either.
+        change_to(cluster, ChangeMembers::AddVoterIds(BTreeSet::new()), false).await?;
+    }
+    Ok(unfinished)
 }
 
 /// Removes members in whose place another one stands: it has their address, votes, and answers there, while they have
@@ -271,8 +295,14 @@ impl Cluster {
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
         let membership = &metrics.committed_membership_config;
-        membership.voter_ids().any(|id| id == metrics.id)
+        votes(membership, metrics.id)
             && membership.get_node(&metrics.id).is_some_and(|member| member.url == url)
+    }
+
+    /// Completes when it does.
+    async fn settles_at(&self, url: &str) {
+        let mut metrics = self.core.metrics();
+        while !self.is_settled_at(url) && metrics.changed().await.is_ok() {}
     }
 
     /// Whether this is a member, whether it votes or not.
@@ -311,12 +341,11 @@ impl Cluster {
     pub(super) fn members(&self) -> Vec<MemberHealth> {
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
-        let voters: BTreeSet<StorageId> = metrics.membership_config.voter_ids().collect();
         let members = metrics.membership_config.nodes().map(|(id, member)| MemberHealth {
             storage_id: *id,
             node_id: member.node_id.clone(),
             url: member.url.clone(),
-            is_voter: voters.contains(id),
+            is_voter: votes(&metrics.committed_membership_config, *id),
             is_leader: metrics.current_leader == Some(*id),
         });
         members.collect()
@@ -363,7 +392,7 @@ impl Cluster {
             loop {
                 let is_voter = {
                     let metrics = metrics.borrow_and_update();
-                    metrics.committed_membership_config.voter_ids().any(|id| id == storage_id)
+                    votes(&metrics.committed_membership_config, storage_id)
                 };
                 if is_voter || metrics.changed().await.is_err() {
                     return self.members().into_iter().find(|member| member.storage_id == storage_id);
@@ -413,23 +442,26 @@ impl Cluster {
 
     /// The voter that answers and holds most of the log.
     fn heir(&self) -> Option<StorageId> {
-        let up: Vec<String> = self
-            .followers()
-            .into_iter()
-            .filter(|follower| follower.state == "up")
-            .map(|follower| follower.url)
-            .collect();
-        let metrics = self.core.metrics();
-        let metrics = metrics.borrow_watched();
-        let replication = metrics.replication.as_ref()?;
-        let voters = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
-        let is_up = |id: &StorageId| {
-            metrics.membership_config.get_node(id).is_some_and(|member| up.contains(&member.url))
+        let voters: Vec<(StorageId, Option<u64>)> = {
+            let metrics = self.core.metrics();
+            let metrics = metrics.borrow_watched();
+            let replication = metrics.replication.as_ref()?;
+            let matching = |id| replication.get(&id).copied().flatten().map(|at| at.index);
+            let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
+            others.map(|id| (id, matching(id))).collect()
         };
-        voters
-            .filter(is_up)
-            .max_by_key(|id| replication.get(id).and_then(|at| at.as_ref()).map(|at| at.index))
+        let is_up = |silence| self.missed(millis(silence)) < self.settings.max_missed_heartbeats;
+        let up = voters.into_iter().filter(|(id, _)| self.silence_of(*id).is_some_and(is_up));
+        up.max_by_key(|(_, matching)| *matching).map(|(id, _)| id)
     }
+}
+
+/// Whether this member votes, and nothing is decided any more without the votes of those that it is counted among. While
+/// a change is under way both the old voters and the new ones have to agree: a newcomer does not make up for one of the
+/// old who is lost then.
+fn votes(committed: &StoredMembership, storage_id: StorageId) -> bool {
+    let voters = committed.get_joint_config();
+    !voters.is_empty() && voters.iter().all(|voters| voters.contains(&storage_id))
 }
 
 fn failed(error: impl ToString) -> MemberError {
@@ -484,7 +516,11 @@ pub(super) async fn join(cluster: Arc<Cluster>, database: Arc<Database>, url: St
             tracing::warn!("waiting to join: {outcome}");
         }
         said = outcome;
-        sleep(if is_voter { LOOK_AGAIN } else { JOIN_AGAIN }).await;
+        match is_voter {
+            true => sleep(LOOK_AGAIN).await,
+            // That it votes is noted at once: removed before, and while it is down, it would not know that it was a member.
+            false => drop(timeout(JOIN_AGAIN, cluster.settles_at(&url)).await),
+        }
     }
 }
 
@@ -570,4 +606,30 @@ fn removed() -> Unavailable {
         "this node was removed from its cluster and serves nothing: stop it; to let it join again, as a new member, empty \
          its DATA_DIR and start it with PEERS",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::Membership;
+
+    use super::*;
+
+    /// Keeps a newcomer from being shown as a voter while the old voters still have to agree by themselves: who then took
+    /// one of those away stopped the cluster.
+    #[test]
+    fn a_newcomer_votes_when_the_change_is_over_and_one_who_goes_does_not_from_its_beginning() {
+        let nodes =
+            |ids: &[StorageId]| ids.iter().map(|id| (*id, Member::default())).collect::<BTreeMap<_, _>>();
+        let committed = |voters: &[&[StorageId]]| {
+            let voters = voters.iter().map(|ids| ids.iter().copied().collect()).collect();
+            StoredMembership::new(None, Membership::new(voters, nodes(&[1, 2, 3])).unwrap())
+        };
+        let voting = |committed: StoredMembership| {
+            (1..=3).filter(|id| votes(&committed, *id)).collect::<Vec<StorageId>>()
+        };
+        assert_eq!(voting(committed(&[&[1, 2], &[1, 2, 3]])), [1, 2]);
+        assert_eq!(voting(committed(&[&[1, 2, 3]])), [1, 2, 3]);
+        assert_eq!(voting(committed(&[&[1, 2, 3], &[1, 2]])), [1, 2]);
+        assert_eq!(voting(StoredMembership::default()), [0; 0]);
+    }
 }

@@ -590,8 +590,10 @@ impl Sim {
             self.cut(b, a);
         }
         self.network.count(if has_leader { "leader cut off" } else { "followers cut off" });
-        // An election that was under way may still end.
-        sleep(Duration::from_millis(300)).await;
+        // An election that was under way may still end: with a candidate's vote for itself, which waits for the disk, maybe
+        // behind something else that does.
+        let disk_ms = minority.iter().map(|nth| self.places[*nth].disk_ms_max.load(Ordering::Relaxed)).max();
+        sleep(Duration::from_millis(300 + 2 * disk_ms.unwrap_or(0))).await;
         let minority = || minority.iter().filter_map(|nth| Some((*nth, self.places[*nth].member()?)));
         let terms = || minority().map(|(_, member)| member.term_and_id().0).collect::<Vec<_>>();
         let before = terms();
