@@ -1,4 +1,4 @@
-//! Histories of real members that are killed and frozen under load, judged for linearizability.
+//! Histories of real members that are killed, frozen and without power under load, judged for linearizability.
 //!
 //! Clients at all members write, write on a condition, delete and read the same few keys; what each was told, and when it
 //! asked and heard, is kept, key by key. In the end the check that the simulation uses too must find an order in which
@@ -144,12 +144,13 @@ fn blow(members: &mut Members, rng: &mut fastrand::Rng, history: &History) -> &'
     let mut victims: Vec<usize> = (0..MEMBERS).collect();
     rng.shuffle(&mut victims);
     match rng.u8(..8) {
-        // All at once, as when the power goes.
+        // The power goes.
         0 => {
             members.kill(&victims);
+            members.cut_power(&victims, rng);
             members.restart(&victims);
             history.wait_for_more(OPERATIONS_BETWEEN);
-            "all killed"
+            "all without power"
         }
         // The rest go on without them; woken up, they must not take what they remember for the present.
         1 | 2 => {
@@ -169,6 +170,9 @@ fn blow(members: &mut Members, rng: &mut fastrand::Rng, history: &History) -> &'
                 victims[0] = leader;
             }
             members.kill(&victims);
+            if rng.bool() {
+                members.cut_power(&victims, rng);
+            }
             history.wait_for_more(OPERATIONS_BETWEEN);
             members.restart(&victims);
             if rng.bool() {
@@ -184,7 +188,7 @@ fn blow(members: &mut Members, rng: &mut fastrand::Rng, history: &History) -> &'
 /// Deals blows until so many processes were killed, and judges what the clients saw.
 fn torment(kills: usize, seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut members = Members::started(MEMBERS, &SETTINGS);
+    let mut members = Members::on_forgetful_disks(MEMBERS, &SETTINGS).start();
     let addrs: Vec<SocketAddr> = members.nodes.iter().map(Process::addr).collect();
     let (stop, history) = (Arc::new(AtomicBool::new(false)), Arc::new(History::default()));
     let clients: Vec<_> = (0..CLIENTS)

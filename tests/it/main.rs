@@ -4,7 +4,9 @@
 mod api;
 mod cli;
 mod contract;
+mod disks;
 mod faults;
+mod forgetful_disk;
 mod harness;
 mod histories;
 #[expect(unreachable_pub, reason = "the simulation has it too")]

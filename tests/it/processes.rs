@@ -113,6 +113,11 @@ impl Process {
         self.env.insert(name.into(), value.into());
     }
 
+    /// No such setting, from the next start on.
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.env.remove(name);
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.number))
     }
@@ -188,11 +193,14 @@ impl Process {
 
     /// Waits for its end.
     pub(crate) fn exit(&mut self) -> ExitStatus {
-        let status = until("the process ends", || {
-            self.child.as_mut().unwrap().try_wait().unwrap().ok_or_else(|| "it runs".to_owned())
-        });
+        until("the process ends", || self.has_ended().ok_or_else(|| "it runs".to_owned()))
+    }
+
+    /// Whether it has ended by itself, and how. It can be started again then.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
         self.child = None;
-        status
+        Some(status)
     }
 
     fn proc_file(&self, name: &str) -> String {

@@ -10,32 +10,58 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::processes::{Answer, Client, Cluster, PATIENCE, say, until};
+use crate::forgetful_disk::ForgetfulDisk;
+use crate::processes::{Answer, Client, Cluster, PATIENCE, Process, Silence, say, until};
 
 /// Members, and a folder for their data that goes with them.
 pub(crate) struct Members {
     cluster: Cluster,
     folder: PathBuf,
+    /// One a member, if they have such disks.
+    pub(crate) disks: Vec<ForgetfulDisk>,
 }
 
 impl Members {
     pub(crate) fn new(count: usize, settings: &[(&str, &str)]) -> Members {
         let folder =
             std::env::temp_dir().join(format!("quorate-it-{}-{:x}", std::process::id(), fastrand::u64(..)));
-        Members { cluster: Cluster::members(count, &folder, settings), folder }
+        Members { cluster: Cluster::members(count, &folder, settings), folder, disks: Vec::new() }
+    }
+
+    /// With disks that forget what was not synced, once the power is cut.
+    pub(crate) fn on_forgetful_disks(count: usize, settings: &[(&str, &str)]) -> Members {
+        let mut members = Members::new(count, settings);
+        let Members { cluster, folder, disks } = &mut members;
+        for (nth, node) in cluster.nodes.iter_mut().enumerate() {
+            let journal = format!("journal-of-n{nth}");
+            disks.push(ForgetfulDisk::under(node, &folder.join(format!("n{nth}")), &journal));
+        }
+        members
     }
 
     /// Started, and all of them voters.
     pub(crate) fn started(count: usize, settings: &[(&str, &str)]) -> Members {
-        let mut members = Members::new(count, settings);
-        members.nodes.iter_mut().for_each(crate::processes::Process::start);
-        members.wait_voters(count);
-        members
+        Members::new(count, settings).start()
+    }
+
+    /// Starts them all, and waits until all of them vote.
+    pub(crate) fn start(mut self) -> Members {
+        self.nodes.iter_mut().for_each(Process::start);
+        self.wait_voters(self.nodes.len());
+        self
     }
 
     /// Where the data of all of them is.
     pub(crate) fn folder(&self) -> &std::path::Path {
         &self.folder
+    }
+
+    /// These have ended, and their disks had no power any more.
+    pub(crate) fn cut_power(&self, nodes: &[usize], rng: &mut fastrand::Rng) {
+        for node in nodes {
+            let takes_all = rng.bool();
+            self.disks[*node].cut_power((!takes_all).then_some(&mut *rng));
+        }
     }
 
     pub(crate) fn all(&self) -> Vec<usize> {
@@ -179,10 +205,8 @@ fn client(name: usize, addrs: &[std::net::SocketAddr], stop: &AtomicBool, told: 
             Ok(Answer { status: 200, body }) => {
                 told.acknowledged.insert(key, (body["version"].as_u64().unwrap(), number));
             }
-            Ok(Answer { status: 503, .. }) | Err(crate::processes::Silence::NotSent(_)) => {
-                told.refused.push(key)
-            }
-            Ok(Answer { status: 504, .. }) | Err(crate::processes::Silence::Unknown(_)) => {
+            Ok(Answer { status: 503, .. }) | Err(Silence::NotSent(_)) => told.refused.push(key),
+            Ok(Answer { status: 504, .. }) | Err(Silence::Unknown(_)) => {
                 told.unknown.insert(key, number);
             }
             Ok(answer) => panic!("{answer:?}"),
@@ -193,7 +217,7 @@ fn client(name: usize, addrs: &[std::net::SocketAddr], stop: &AtomicBool, told: 
 #[test]
 fn any_two_of_five_may_die_and_then_all_at_once_and_nothing_acknowledged_is_lost() {
     let mut members = Members::started(5, &[("WRITE_TIMEOUT", "1s"), ("SNAPSHOT_EVERY", "500")]);
-    let addrs: Vec<_> = members.nodes.iter().map(crate::processes::Process::addr).collect();
+    let addrs: Vec<_> = members.nodes.iter().map(Process::addr).collect();
     let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Told::default())));
     let clients: Vec<_> = (0..4)
         .map(|name| {

@@ -25,7 +25,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
 use openraft::{ChangeMembers, Instant as _, ServerState};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use super::cluster::Cluster;
 use super::database::Database;
@@ -254,6 +254,10 @@ async fn change_to(
 ) -> Result<(), String> {
     let give_up = Instant::now() + CATCH_UP_MAX;
     loop {
+        // openraft calls it an error in the log if it is asked while another one is under way.
+        timeout_at(give_up, cluster.is_free_for_change())
+            .await
+            .map_err(|_| "another change of members is under way".to_owned())?;
         match cluster.core.change_membership(changes.clone(), retain).await {
             Ok(_) => return Ok(()),
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
@@ -281,6 +285,24 @@ impl Cluster {
             return Some(Duration::ZERO);
         }
         heard.get(&storage_id).copied().flatten().map(|heard| heard.elapsed())
+    }
+
+    /// Completes when no change of members is under way here, or this node does not lead.
+    async fn is_free_for_change(&self) {
+        let mut metrics = self.core.metrics();
+        loop {
+            {
+                let metrics = metrics.borrow_and_update();
+                let is_committed =
+                    metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
+                if is_committed || metrics.state != ServerState::Leader {
+                    return;
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Whether this member votes.
@@ -489,6 +511,10 @@ pub(super) async fn form(
 /// still hears from a leader, and asks again where it stands if not. Ends when it is told that it was removed.
 pub(super) async fn join(cluster: Arc<Cluster>, database: Arc<Database>, url: String) {
     let mut said = String::new();
+    if cluster.peers.cluster_id().is_some() {
+        // It has just formed its cluster, or has come back: most likely there is nothing to ask for.
+        let _ = timeout(JOIN_AGAIN, cluster.settles_at(&url)).await;
+    }
     loop {
         let is_voter = cluster.is_settled_at(&url);
         if is_voter && !cluster.peers.standing().was_member {

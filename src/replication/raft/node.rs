@@ -98,11 +98,17 @@ impl Raft {
         let core = Core::new(storage_id, config, network, log.clone(), machine).await;
         let core = core.map_err(|error| failed(error.to_string()))?;
         let cluster = Arc::new(Cluster { settings, core: core.clone(), peers: peers.clone() });
-        // A start that was cut off after the cluster was formed: the log knows it.
-        if peers.cluster_id().is_none()
-            && let Some(member) = core.metrics().borrow_watched().membership_config.get_node(&storage_id)
-        {
-            peers.set_cluster_id(&member.cluster_id);
+        // A start that was cut off after the cluster was formed: the log knows it. Asked is consensus itself, whose
+        // metrics do not show what it has loaded yet.
+        if peers.cluster_id().is_none() {
+            let own = core.with_raft_state(move |state| {
+                let members = state.membership_state.effective();
+                members.get_node(&storage_id).map(|member| member.cluster_id.clone())
+            });
+            if let Some(cluster_id) = own.await.map_err(|error| failed(error.to_string()))? {
+                database.join_cluster(&cluster_id).await.map_err(|error| failed(error.to_string()))?;
+                peers.set_cluster_id(&cluster_id);
+            }
         }
         let url = env.advertise.to_string();
         let is_alone = cluster.settings.bootstrap || cluster.settings.peers.is_empty();

@@ -17,13 +17,14 @@
 //! a write that is torn never takes the last synced mark with it. A slot is a line of JSON that a person can read.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::open::sync_folder;
 use super::{Position, VoteRecord};
 use crate::wire::Checksum;
 
@@ -90,9 +91,10 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Makes the file, with nothing vouched for.
-    pub fn create(path: &Path) -> io::Result<Mark> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+    /// Makes the file, with nothing vouched for. It is whole or not there.
+    pub fn create(folder: &Path, name: &str) -> io::Result<Mark> {
+        let (path, new_path) = (folder.join(name), folder.join(format!("{name}.new")));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&new_path)?;
         let mut mark = Mark { file, sequence: 0, vouched: Vouched::default(), slot: 0, is_synced: true };
         // Both slots are written, so that the file never grows again: a sync of it then touches nothing but its data.
         for _ in 0..2 {
@@ -100,6 +102,8 @@ impl Mark {
             mark.sync()?;
         }
         mark.file.sync_all()?;
+        fs::rename(new_path, path)?;
+        sync_folder(folder)?;
         Ok(mark)
     }
 
@@ -167,7 +171,7 @@ mod tests {
     fn the_newest_mark_is_read_back() {
         let folder = Folder::new();
         let path = folder.path().join("mark");
-        let mut mark = Mark::create(&path).unwrap();
+        let mut mark = Mark::create(folder.path(), "mark").unwrap();
         for index in 0..8 {
             mark.write(vouched(u64::MAX, index)).unwrap();
             if index % 3 == 0 {
@@ -175,14 +179,14 @@ mod tests {
             }
             assert_eq!(Mark::open(&path).unwrap().unwrap().vouched(), vouched(u64::MAX, index));
         }
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * SLOT_BYTES as u64);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 2 * SLOT_BYTES as u64);
     }
 
     #[test]
     fn a_torn_write_leaves_the_mark_that_was_synced_last() {
         let folder = Folder::new();
         let path = folder.path().join("mark");
-        let mut mark = Mark::create(&path).unwrap();
+        let mut mark = Mark::create(folder.path(), "mark").unwrap();
         mark.write(vouched(1, 1)).unwrap();
         mark.sync().unwrap();
         for index in 2..=4 {

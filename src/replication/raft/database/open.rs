@@ -84,7 +84,7 @@ pub fn open(
 ) -> Result<Opened, OpenError> {
     let system = |error| OpenError::Folder { folder: folder.to_owned(), error };
     let damaged = |what: String| OpenError::Damaged { folder: folder.to_owned(), what };
-    fs::create_dir_all(folder).map_err(system)?;
+    create_folder(folder).map_err(system)?;
     let permissions = fs::metadata(folder).map_err(system)?.permissions();
     if permissions.readonly() {
         return Err(OpenError::ReadOnly { folder: folder.to_owned() });
@@ -108,9 +108,7 @@ pub fn open(
         true => {
             Mark::open(&mark).map_err(system)?.ok_or_else(|| damaged(format!("{MARK_FILE} is unreadable")))?
         }
-        false if there == Vouched::default() => {
-            Mark::create(&mark).and_then(|mark| sync_folder(folder).map(|()| mark)).map_err(system)?
-        }
+        false if there == Vouched::default() => Mark::create(folder, MARK_FILE).map_err(system)?,
         false => return Err(damaged(format!("{MARK_FILE} is missing beside {DATABASE_FILE}"))),
     };
     if !mark.vouched().is_held_by(&there) {
@@ -141,6 +139,16 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { folder: folder.to_owned() }),
         Err(TryLockError::Error(error)) => Err(system(error)),
     }
+}
+
+/// Makes the folder if it is missing, and those above it.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
+    fs::create_dir_all(folder)?;
+    for above in missing.into_iter().filter_map(Path::parent) {
+        sync_folder(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+    }
+    Ok(())
 }
 
 /// What was made in a folder is there for certain only once the folder itself is on disk.
