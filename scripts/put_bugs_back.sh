@@ -6,8 +6,8 @@
 #   scripts/put_bugs_back.sh --first  in a hurry: leaves out the simulation where a test of the library fails already
 #
 # A patch is a unified diff; the lines before it say what the bug is and which rule it breaks. The tests are those of
-# the library and the simulation; a patch whose head has a line "tests: it" also has the contract tests run. With a line
-# "mode: raft" they are those of raft mode, else the simulation is that of quorum mode.
+# the library and the simulation; a patch whose head has a line "tests: it" also has the contract tests run, with
+# "tests: it NAME" those of that name. With a line "mode: raft" they are those of raft mode, else the simulation is that of quorum mode.
 #
 # First the tests must pass without any bug. Then every bug must make at least one test fail. The run fails if a bug is
 # caught by no test, and if a patch does not apply or does not compile: it has to follow the sources it is about.
@@ -99,11 +99,12 @@ run_target() {
 
 # run_tests LOG PATCH: the same over the library, the simulation and, if the patch says so, the contract tests.
 run_tests() {
-    local log=$1 result=0 status target head="" lib="" sim=""
+    local log=$1 result=0 status target head="" lib="" sim="" it=""
     : >"$log.failed"
     local targets=(lib sim)
     head=$(sed '/^diff --git/,$d' "$2")
-    if grep -qx 'tests: it' <<<"$head"; then targets+=(it); fi
+    if grep -q '^tests: it' <<<"$head"; then targets+=(it); fi
+    it=$(sed -n 's/^tests: it *//p' <<<"$head")
     # A bug in one mode is not looked for in the other.
     case $(sed -n 's/^mode: //p' <<<"$head") in
         raft) lib=replication::raft:: sim=raft:: ;;
@@ -115,7 +116,7 @@ run_tests() {
         case $target in
             lib) run_target "$log.lib" --lib "$lib" || status=$? ;;
             sim) run_target "$log.sim" --test sim "$sim" || status=$? ;;
-            *) run_target "$log.$target" --test "$target" || status=$? ;;
+            *) run_target "$log.$target" --test "$target" "$it" || status=$? ;;
         esac
         [ "$status" -ne 2 ] || return 2
         if [ "$status" -eq 1 ]; then
@@ -135,7 +136,7 @@ row "$(printf -- '-%.0s' {1..44})" "$(printf -- '-%.0s' {1..78})" -------
 
 started=$SECONDS
 # The tests of both modes; with the contract tests if any bug is left to them.
-{ echo 'mode: all'; grep -hx 'tests: it' "${patches[@]}" || true; } >"$logs/00-head"
+{ echo 'mode: all'; grep -h '^tests: it' "${patches[@]}" | sort -u | head -1 || true; } >"$logs/00-head"
 if ! run_tests "$logs/00-none" "$logs/00-head"; then
     row "(none)" "FAILS WITHOUT ANY BUG" $((SECONDS - started))
     cat "$logs/00-none.failed" >&2

@@ -4,7 +4,9 @@
 //! disk of only one speed. There each piece of work is done at one moment, after a time that the simulation draws, and
 //! a crash takes what has not been done by then.
 
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,4 +46,9 @@ impl Disk {
             }
         }
     }
+}
+
+/// What was made in a folder is there for certain only once the folder itself is on disk.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::sync_folder;
 use super::types::SnapshotMeta;
 use crate::store::{Entry, Store, Version};
 use crate::wire::{Checksum, WireEntry};
@@ -121,7 +122,7 @@ impl Lines {
 
 fn put_in_place(folder: &Path, path: &Path) -> io::Result<SnapshotFile> {
     fs::rename(path, folder.join(FILE))?;
-    File::open(folder)?.sync_all()?;
+    sync_folder(folder)?;
     SnapshotFile::open(folder.join(FILE))
 }
 

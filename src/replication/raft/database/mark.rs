@@ -24,7 +24,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::open::sync_folder;
+use super::super::disk::sync_folder;
 use super::{Position, VoteRecord};
 use crate::wire::Checksum;
 

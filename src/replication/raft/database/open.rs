@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-use super::super::disk::Disk;
+use super::super::disk::{Disk, sync_folder};
 use super::writer::Writer;
 use super::{Database, Facts, Identity, Mark, Synchronous, Vouched};
 
@@ -149,11 +149,6 @@ fn create_folder(folder: &Path) -> io::Result<()> {
         sync_folder(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
     }
     Ok(())
-}
-
-/// What was made in a folder is there for certain only once the folder itself is on disk.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn connect(
