@@ -49,6 +49,6 @@ impl Disk {
 }
 
 /// What was made in a folder is there for certain only once the folder itself is on disk.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::database::{Database, Facts, Position, Row, VoteRecord};
 use super::types::{Entry, LogId, Types, Vote, command_text, parse_command};
@@ -33,6 +34,8 @@ struct Shared {
     /// Bytes of entries in one answer to a reader that accepts less than it asked for.
     read_bytes_max: usize,
     state: Mutex<State>,
+    /// Tells that as much was appended as `State::tell_at` says.
+    grown: Notify,
 }
 
 #[derive(Default)]
@@ -44,6 +47,9 @@ struct State {
     /// The newest entries, without holes, up to `last`.
     cache: VecDeque<Entry>,
     cache_bytes: usize,
+    /// Bytes of entries appended since the start.
+    bytes_appended: u64,
+    tell_at: Option<u64>,
 }
 
 impl Log {
@@ -57,7 +63,7 @@ impl Log {
             last: facts.last.map(log_id_of),
             ..State::default()
         };
-        Log(Arc::new(Shared { database, read_bytes_max, state: Mutex::new(state) }))
+        Log(Arc::new(Shared { database, read_bytes_max, state: Mutex::new(state), grown: Notify::new() }))
     }
 
     /// The vote, as handed in last.
@@ -71,6 +77,31 @@ impl Log {
         // openraft begins at 0, with the membership that formed the cluster.
         let first = state.purged.map_or(0, |purged| purged.index + 1);
         (first, state.last.map_or(0, |last| last.index + 1).max(first))
+    }
+
+    /// Bytes of the entries that were appended since the start, whatever became of them.
+    pub fn bytes_appended(&self) -> u64 {
+        self.0.state.lock().bytes_appended
+    }
+
+    /// Completes once so many bytes were appended since the start. For one task.
+    pub async fn grown_to(&self, bytes: u64) {
+        loop {
+            {
+                let mut state = self.0.state.lock();
+                if state.bytes_appended >= bytes {
+                    return;
+                }
+                state.tell_at = Some(bytes);
+            }
+            self.0.grown.notified().await;
+        }
+    }
+
+    /// The index of the first entry in memory, or the one after the last, if there is none.
+    pub fn first_cached(&self) -> u64 {
+        let (_, end) = self.ends();
+        self.0.state.lock().cache.front().map_or(end, |entry| entry.log_id.index)
     }
 
     /// The entries from `from` (at least one, if there is one) to before `end`, until they reach `bytes_max`.
@@ -117,7 +148,9 @@ fn size_of_entry(entry: &Entry) -> usize {
 impl State {
     fn push(&mut self, entry: Entry) {
         self.last = Some(entry.log_id);
-        self.cache_bytes += size_of_entry(&entry);
+        let bytes = size_of_entry(&entry);
+        self.cache_bytes += bytes;
+        self.bytes_appended += bytes as u64;
         self.cache.push_back(entry);
         while self.cache_bytes > LOG_CACHE_BYTES_MAX && self.cache.len() > 1 {
             self.pop_front();
@@ -213,6 +246,10 @@ impl RaftLogStorage<Types> for Log {
         for entry in entries {
             rows.push(Row { position: position(&entry.log_id()), command: command_text(&entry.payload) });
             state.push(entry);
+        }
+        let appended = state.bytes_appended;
+        if state.tell_at.take_if(|bytes| appended >= *bytes).is_some() {
+            self.0.grown.notify_one();
         }
         self.0.database.append(rows, Box::new(move |result| callback.io_completed(result)));
         Ok(())

@@ -51,6 +51,7 @@ mod node;
 mod overview;
 mod peers;
 mod reads;
+mod retention;
 mod runtime;
 pub mod snapshot;
 #[cfg(test)]

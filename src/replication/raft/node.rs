@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
@@ -19,6 +20,7 @@ use super::narration::narrate;
 use super::network::{Network, Receiver};
 use super::peers::{Peers, parse};
 use super::reads::Reads;
+use super::retention::keep_within_bytes;
 use super::types::Operation;
 use super::writes::Writes;
 use super::{Core, Environment};
@@ -119,28 +121,27 @@ impl Raft {
             writes: Writes::start(cluster.clone(), cluster.settings.batch_max_bytes, &env.tasks),
             reads: Reads::start(cluster.clone(), &env.tasks),
             joins: Joins::start(cluster.clone(), &env.tasks),
-            receiver: Receiver::new(core, peers, folder, env.disk.clone()),
+            receiver: Receiver::new(core, peers, folder.clone(), env.disk.clone()),
             cluster: cluster.clone(),
             database: database.clone(),
             log,
             reader,
         };
-        let (joining, stopping) = (join(cluster.clone(), database.clone(), url), env.tasks.stopping());
-        env.tasks.spawn("join", async move {
-            tokio::select! {
-                biased;
-                () = stopping => {}
-                () = joining => {}
-            }
-        });
-        let (telling, stopping) = (narrate(cluster.clone()), env.tasks.stopping());
-        env.tasks.spawn("narration", async move {
-            tokio::select! {
-                biased;
-                () = stopping => {}
-                () = telling => {}
-            }
-        });
+        let background: [(&'static str, BoxFuture<'static, ()>); 3] = [
+            ("join", Box::pin(join(cluster.clone(), database.clone(), url))),
+            ("narration", Box::pin(narrate(cluster.clone()))),
+            ("retention", Box::pin(keep_within_bytes(cluster.clone(), shared.log.clone(), folder))),
+        ];
+        for (name, work) in background {
+            let stopping = env.tasks.stopping();
+            env.tasks.spawn(name, async move {
+                tokio::select! {
+                    biased;
+                    () = stopping => {}
+                    () = work => {}
+                }
+            });
+        }
         let tasks = env.tasks.clone();
         env.tasks.spawn("raft", async move {
             tokio::select! {

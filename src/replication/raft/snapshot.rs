@@ -92,6 +92,11 @@ pub fn write(
     put_in_place(folder, &path)
 }
 
+/// Bytes of the snapshot in use in `folder`; none without one.
+pub fn size(folder: &Path) -> u64 {
+    fs::metadata(folder.join(FILE)).map_or(0, |file| file.len())
+}
+
 /// A file of lines that keeps their checksum.
 struct Lines {
     file: BufWriter<File>,
