@@ -186,6 +186,16 @@ impl From<WriteError> for Failure {
             .with("version", version)
             .with("acks", acks)
             .with("quorum", quorum),
+            WriteError::TooFew { version, acks, quorum } => Failure::new(
+                Code::QuorumTimeout,
+                format!(
+                    "the write is committed and stays, but only {acks} followers were known to have it on disk within \
+                     WRITE_TIMEOUT, and {quorum} were asked for; replication goes on, and it need not be sent again"
+                ),
+            )
+            .with("version", version)
+            .with("acks", acks)
+            .with("quorum", quorum),
             WriteError::Undecided { message } => Failure::new(
                 Code::QuorumTimeout,
                 format!("it is not known whether the write was committed, now or later: {message}; read it before you send it again"),

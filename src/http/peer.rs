@@ -68,6 +68,7 @@ pub(super) fn operation(path: PeerPath) -> (HttpMethod, OperationBuilder) {
         PeerPath::RaftTransfer => "Raft: take the lead over",
         PeerPath::RaftWrite => "Raft: writes that another node took, for the leader",
         PeerPath::RaftReadIndex => "Raft: up to where the log must be applied to answer a read",
+        PeerPath::RaftPeek => "Raft: what this node holds for one key, for a read of several nodes",
         PeerPath::RaftJoin => "Raft: a node that wants to join, or has moved",
         PeerPath::RaftInvite => "Raft: join the cluster of the sender, if this node belongs to none",
     };

@@ -30,8 +30,8 @@ pub struct Written {
     pub done_by: Option<String>,
 }
 
-/// Why a write was not answered with success. Only [`WriteError::Unknown`] and [`WriteError::Undecided`] may have been
-/// stored.
+/// Why a write was not answered with success. Only [`WriteError::Unknown`], [`WriteError::TooFew`] and
+/// [`WriteError::Undecided`] may have been stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// The request cannot be fulfilled by this cluster as it is configured. Not stored.
@@ -65,12 +65,33 @@ pub enum WriteError {
         /// Followers that had to.
         quorum: usize,
     },
+    /// Raft mode: committed, and so it stays; but in time only `acks` followers were known to have it on disk, and a quorum
+    /// above the majority was asked for.
+    #[error("committed, and on the disks of {acks} of {quorum} followers in time")]
+    TooFew {
+        /// The version it was given.
+        version: Version,
+        /// Followers that have it.
+        acks: usize,
+        /// Followers that had to.
+        quorum: usize,
+    },
     /// Raft mode: it left for the log, and whether it was or will be committed is not known here.
     #[error("it is not known whether the write was committed: {message}")]
     Undecided {
         /// What went wrong.
         message: String,
     },
+}
+
+/// Checks `quorum=R` of a read against the nodes there are.
+pub fn check_read_quorum(asked: u64, nodes: usize) -> Result<usize, ReadError> {
+    match usize::try_from(asked) {
+        Ok(quorum) if (1..=nodes).contains(&quorum) => Ok(quorum),
+        _ => Err(ReadError::Invalid(format!(
+            "quorum={asked}: for a read it counts nodes, this one included, so it must be from 1 to {nodes}"
+        ))),
+    }
 }
 
 /// Which copies a read must have consulted.

@@ -49,6 +49,8 @@ pub enum PeerPath {
     RaftWrite,
     /// Up to where the log must be applied to answer a read.
     RaftReadIndex,
+    /// What a member holds for one key.
+    RaftPeek,
     /// A node that wants to join, or has moved.
     RaftJoin,
     /// A node is asked to join.
@@ -57,7 +59,7 @@ pub enum PeerPath {
 
 impl PeerPath {
     /// All of them.
-    pub const ALL: [PeerPath; 15] = [
+    pub const ALL: [PeerPath; 16] = [
         PeerPath::Replicate,
         PeerPath::Heartbeat,
         PeerPath::Promise,
@@ -71,6 +73,7 @@ impl PeerPath {
         PeerPath::RaftTransfer,
         PeerPath::RaftWrite,
         PeerPath::RaftReadIndex,
+        PeerPath::RaftPeek,
         PeerPath::RaftJoin,
         PeerPath::RaftInvite,
     ];
@@ -101,6 +104,7 @@ impl PeerPath {
             PeerPath::RaftTransfer => "/raft/transfer",
             PeerPath::RaftWrite => "/raft/write",
             PeerPath::RaftReadIndex => "/raft/read_index",
+            PeerPath::RaftPeek => "/raft/peek",
             PeerPath::RaftJoin => "/raft/join",
             PeerPath::RaftInvite => "/raft/invite",
         }

@@ -432,3 +432,92 @@ fn large_values_are_purged_from_the_log_long_before_their_number_would_ask_for_i
     });
     assert_eq!(members.converged(&all), data);
 }
+
+#[test]
+fn a_write_quorum_above_the_majority_is_met_or_missed_and_never_refused_once_it_is_stored() {
+    let settings = [
+        ("WRITE_QUORUM", "2"),
+        ("WRITE_TIMEOUT", "1s"),
+        // A frozen follower is taken for up during the first write, and for down soon after.
+        ("HEARTBEAT_INTERVAL", "50ms"),
+        ("MAX_MISSED_HEARTBEATS", "60"),
+    ];
+    let members = Members::started(3, &settings);
+    let leader = members.leader();
+    let (frozen, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let answer = write(&members, other, "/write", "k", 1);
+    assert_eq!((answer.status, &answer.body["acks"], &answer.body["quorum"]), (200, &json!(2), &json!(2)));
+
+    members.nodes[frozen].freeze();
+    let answer = write(&members, other, "/write", "k", 2);
+    assert_eq!((answer.status, &answer.body["error"]), (504, &json!("quorum_timeout")), "{answer:?}");
+    let told = [&answer.body["version"], &answer.body["acks"], &answer.body["quorum"]];
+    assert_eq!(told, [&json!(2), &json!(1), &json!(2)], "{answer:?}");
+    assert!(answer.body["message"].as_str().unwrap().contains("committed and stays"), "{answer:?}");
+    let read = |node: usize| members.nodes[node].get("/read?key=k&consistency=linearizable").unwrap();
+    assert_eq!(read(other).body["value"], json!([2]));
+    assert_eq!(write(&members, other, "/write?quorum=1", "k", 3).status, 200);
+
+    let reason = until("the leader takes it for down", || {
+        let answer = write(&members, other, "/write", "k", 9);
+        // Until then it is stored, and one does not know.
+        match answer.status {
+            503 => Ok(answer.body["reason"].clone()),
+            504 => Err(format!("{answer:?}")),
+            _ => panic!("{answer:?}"),
+        }
+    });
+    assert_eq!(reason, "followers_down");
+    let before = read(other).body["version"].clone();
+    assert_eq!(write(&members, other, "/write", "k", 10).status, 503);
+    assert_eq!(read(other).body["version"], before, "nothing was stored");
+
+    // With a member less there can be no such quorum: that is no mistake of the client's, unless it asks for it itself.
+    let name = format!("n{frozen}");
+    let removed = Client::new(members.nodes[leader].addr(), PATIENCE)
+        .send("DELETE", &format!("/cluster/members/{name}"), None)
+        .unwrap();
+    assert_eq!(removed.status, 200, "{removed:?}");
+    let answer = write(&members, other, "/write", "k", 11);
+    assert_eq!((answer.status, &answer.body["reason"]), (503, &json!("followers_down")), "{answer:?}");
+    assert_eq!(write(&members, other, "/write?quorum=2", "k", 11).status, 400);
+    assert_eq!(write(&members, other, "/write?quorum=1", "k", 12).status, 200);
+    members.nodes[frozen].thaw();
+}
+
+#[test]
+fn a_read_of_several_members_shows_the_newest_of_what_they_hold() {
+    let members = Members::started(3, &[("READ_TIMEOUT", "1s")]);
+    let leader = members.leader();
+    let (behind, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    assert_eq!(write(&members, leader, "/write", "k", 1).status, 200);
+    let read = |node: usize, quorum: usize| {
+        members.nodes[node].get(&format!("/read?key=k&quorum={quorum}")).unwrap()
+    };
+    for node in members.all() {
+        assert_eq!(
+            read(node, 3).body["value"],
+            json!([1]),
+            "one of them has acknowledged it with all it has applied"
+        );
+        for bad in [0, 4] {
+            assert_eq!(read(node, bad).status, 400);
+        }
+    }
+    members.nodes[behind].freeze();
+    assert_eq!(write(&members, leader, "/write", "k", 2).status, 200);
+    for node in [leader, other] {
+        assert_eq!(read(node, 2).body["value"], json!([2]), "the leader is one of two");
+        let answer = read(node, 3);
+        assert_eq!(
+            (answer.status, &answer.body["reason"]),
+            (503, &json!("quorum_not_reached")),
+            "{answer:?}"
+        );
+    }
+    let deleted = members.nodes[leader].post("/delete", &json!({"key": "k"})).unwrap();
+    assert_eq!(deleted.status, 200);
+    assert_eq!(read(other, 2).status, 404);
+    members.nodes[behind].thaw();
+    assert_eq!(read(behind, 3).status, 404);
+}

@@ -20,12 +20,12 @@ use tokio::time::Instant;
 use super::backlog::Backlog;
 use super::leader::{Core, Delays, Phase, RestsOn, Shared, Waited};
 use super::progress::Progress;
-use super::read::{check_quorum, read_quorum};
+use super::read::read_quorum;
 use super::tally::Tally;
 use super::{Environment, FollowerSettings, LeaderSettings, start};
 use crate::replication::outcome::{
     Condition, DelayHealth, Detail, FollowerHealth, Found, Health, Page, ReadError, ReadOptions,
-    RecoveryHealth, Role, Unavailable, Write, WriteError, Written,
+    RecoveryHealth, Role, Unavailable, Write, WriteError, Written, check_read_quorum,
 };
 use crate::store::{Store, Version};
 use crate::wire::{
@@ -220,7 +220,7 @@ impl Shared {
             })?;
         }
         if let Some(asked) = options.quorum {
-            let wanted = check_quorum(asked, self.follower_count() + 1)?;
+            let wanted = check_read_quorum(asked, self.follower_count() + 1)?;
             let others = self.membership.followers.clone();
             return read_quorum(&self.env, key, wanted, self.peek(key).boxed(), others, deadline).await;
         }

@@ -84,16 +84,6 @@ pub(super) async fn read_quorum(
     )))
 }
 
-/// Checks `quorum=R` against the nodes there are.
-pub(super) fn check_quorum(asked: u64, nodes: usize) -> Result<usize, ReadError> {
-    match usize::try_from(asked) {
-        Ok(quorum) if (1..=nodes).contains(&quorum) => Ok(quorum),
-        _ => Err(ReadError::Invalid(format!(
-            "quorum={asked}: for a read it counts nodes, this one included, so it must be from 1 to {nodes}"
-        ))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

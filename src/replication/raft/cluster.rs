@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Core;
 use super::database::Synchronous;
+use super::message::FOLLOWERS_DOWN;
 use super::peers::Peers;
 use super::types::StorageId;
 use super::writes::no_quorum;
@@ -69,6 +70,15 @@ pub(super) struct Cluster {
     pub peers: Arc<Peers>,
 }
 
+/// What a write waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quorum {
+    /// So many followers, the leader not included.
+    pub followers: usize,
+    /// No more than a majority is made of: then it is met once the write is committed, whoever votes by then.
+    pub is_majority: bool,
+}
+
 /// Who leads.
 pub(super) struct Leader {
     /// The member.
@@ -119,8 +129,8 @@ impl Cluster {
         }
     }
 
-    /// The quorum, in followers, of a write that asks for `asked`. Below what a majority is made of it is that.
-    pub(super) fn quorum(&self, asked: Option<u64>) -> Result<usize, WriteError> {
+    /// The quorum of a write that asks for `asked` followers. Below what a majority is made of it is that.
+    pub(super) fn quorum(&self, asked: Option<u64>) -> Result<Quorum, WriteError> {
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
         let voters = metrics.membership_config.voter_ids().count();
@@ -128,34 +138,57 @@ impl Cluster {
         let (asked, name) = match (asked, self.settings.write_quorum) {
             (Some(asked), _) => (usize::try_from(asked).unwrap_or(usize::MAX), "quorum"),
             (None, Some(asked)) => (asked, "WRITE_QUORUM"),
-            (None, None) => return Ok(majority),
+            (None, None) => (majority, ""),
         };
         if asked > followers {
             let message = format!(
                 "{name}={asked}: it counts followers, and the leader has {followers} that vote; nothing was stored"
             );
-            return Err(WriteError::Invalid(message));
+            return Err(match name {
+                // That is not the client's doing.
+                "WRITE_QUORUM" => WriteError::Refused(Unavailable::new(FOLLOWERS_DOWN, message)),
+                _ => WriteError::Invalid(message),
+            });
         }
-        Ok(asked.max(majority))
+        Ok(Quorum { followers: asked.max(majority), is_majority: asked <= majority })
     }
 
-    /// Waits until `quorum` followers that vote have the entry of `index`, which is committed, on disk. Gives the number
-    /// that have, when there are enough or the deadline is over.
-    pub(super) async fn wait_for_acks(&self, index: u64, quorum: usize, deadline: Instant) -> usize {
+    /// The quorum of a write that this leader is about to append, if so many followers are up. That a majority is, is
+    /// another question ([`Cluster::check_quorum`]).
+    pub(super) fn admit(&self, asked: Option<u64>) -> Result<Quorum, WriteError> {
+        let quorum = self.quorum(asked)?;
+        if !quorum.is_majority {
+            let up = self.followers().iter().filter(|follower| follower.state == "up").count();
+            if up < quorum.followers {
+                let message = format!(
+                    "{up} followers that vote are up, {} are needed: nothing was stored; try again, or ask for fewer with \
+                     quorum=",
+                    quorum.followers
+                );
+                return Err(WriteError::Refused(Unavailable::new(FOLLOWERS_DOWN, message)));
+            }
+        }
+        Ok(quorum)
+    }
+
+    /// Waits until as many followers that vote as `quorum` says have the entry of `index`, which is committed, on disk.
+    /// Gives the number that have, when there are enough or the deadline is over.
+    pub(super) async fn wait_for_acks(&self, index: u64, quorum: Quorum, deadline: Instant) -> usize {
         let mut metrics = self.core.metrics();
+        // Committed means that a majority has it, even if the metrics do not show it yet.
+        let least = if quorum.is_majority { quorum.followers } else { 0 };
         loop {
             let acks = {
                 let metrics = metrics.borrow_and_update();
-                let voters = metrics.membership_config.voter_ids().count();
                 let has_it = |id: &StorageId| {
                     let matching = metrics.replication.as_ref()?.get(id)?.as_ref()?;
                     (*id != metrics.id && matching.index >= index).then_some(())
                 };
-                let counted = metrics.membership_config.voter_ids().filter(|id| has_it(id).is_some()).count();
-                // Committed means that a majority has it, even if the metrics do not show it yet.
-                counted.max(voters / 2)
+                metrics.membership_config.voter_ids().filter(|id| has_it(id).is_some()).count().max(least)
             };
-            if acks >= quorum || !matches!(timeout_at(deadline, metrics.changed()).await, Ok(Ok(()))) {
+            if acks >= quorum.followers
+                || !matches!(timeout_at(deadline, metrics.changed()).await, Ok(Ok(())))
+            {
                 return acks;
             }
         }

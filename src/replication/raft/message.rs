@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::types::{Member, Operation, StorageId, Types};
 use crate::replication::outcome::{Unavailable, WriteError, Written};
-use crate::store::Version;
+use crate::store::{Value, Version};
 use crate::wire::{Refusal, RefusalReason};
 
 /// Who speaks to whom.
@@ -109,8 +109,8 @@ pub enum WriteResult {
         /// For people.
         message: String,
     },
-    /// See [`WriteError::Unknown`].
-    Unknown {
+    /// See [`WriteError::TooFew`].
+    TooFew {
         /// The version it was given.
         version: Version,
         /// Followers that have it.
@@ -133,9 +133,9 @@ impl From<Result<Written, WriteError>> for WriteResult {
             Err(WriteError::Refused(Unavailable { reason, message })) => {
                 WriteResult::Refused { reason: reason.to_owned(), message }
             }
-            Err(WriteError::Unknown { version, acks, quorum }) => {
-                WriteResult::Unknown { version, acks, quorum }
-            }
+            Err(
+                WriteError::Unknown { version, acks, quorum } | WriteError::TooFew { version, acks, quorum },
+            ) => WriteResult::TooFew { version, acks, quorum },
             Err(WriteError::Undecided { message }) => WriteResult::Undecided(message),
         }
     }
@@ -155,7 +155,7 @@ impl WriteResult {
             WriteResult::Refused { reason, message } => {
                 WriteError::Refused(Unavailable::new(known_reason(&reason), message))
             }
-            WriteResult::Unknown { version, acks, quorum } => WriteError::Unknown { version, acks, quorum },
+            WriteResult::TooFew { version, acks, quorum } => WriteError::TooFew { version, acks, quorum },
             WriteResult::Undecided(message) => WriteError::Undecided { message },
         })
     }
@@ -165,11 +165,16 @@ impl WriteResult {
 pub const NO_LEADER: &str = "no_leader";
 /// The leader does not reach a majority.
 pub const NO_QUORUM: &str = "no_quorum";
+/// Fewer followers are up than a write quorum above the majority needs.
+pub const FOLLOWERS_DOWN: &str = "followers_down";
 /// Too much waits already.
 pub const OVERLOADED: &str = "overloaded";
 
 fn known_reason(text: &str) -> &'static str {
-    [NO_LEADER, NO_QUORUM, OVERLOADED].into_iter().find(|known| *known == text).unwrap_or(NO_QUORUM)
+    [NO_LEADER, NO_QUORUM, FOLLOWERS_DOWN, OVERLOADED]
+        .into_iter()
+        .find(|known| *known == text)
+        .unwrap_or(NO_QUORUM)
 }
 
 /// `POST /raft/read_index`: up to where must a node have applied the log to answer a read that begins now?
@@ -181,6 +186,18 @@ pub struct ReadIndexRequest {}
 pub struct ReadIndexReply {
     /// The index.
     pub index: u64,
+}
+
+/// The answer to `POST /raft/peek`, which asks with a [`PeekRequest`](crate::wire::PeekRequest): what a member holds for a
+/// key.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PeekReply {
+    /// Every write up to this version is applied there: if the key is not, none of them left it.
+    pub applied: Version,
+    /// The key's version, if it exists.
+    pub version: Option<Version>,
+    /// Its value, if it exists.
+    pub value: Option<Value>,
 }
 
 /// `POST /raft/join`: a node that wants to belong to the cluster, or has moved. It has no header: the sender may not know
@@ -248,7 +265,7 @@ mod tests {
             WriteError::VersionMismatch { version: 3 },
             WriteError::KeyNotFound,
             WriteError::Refused(Unavailable::new(NO_LEADER, "m")),
-            WriteError::Unknown { version: 7, acks: 1, quorum: 3 },
+            WriteError::TooFew { version: 7, acks: 1, quorum: 3 },
             WriteError::Undecided { message: "m".into() },
         ];
         let written = Written { version: 9, acks: 2, quorum: 1, done_by: Some("n1".into()) };

@@ -19,7 +19,7 @@ use super::message::{NO_LEADER, ReadIndexReply, ReadIndexRequest, WriteRequest, 
 use super::narration::narrate;
 use super::network::{Network, Receiver};
 use super::peers::{Peers, parse};
-use super::reads::Reads;
+use super::reads::{Reads, newest_of, peek};
 use super::retention::keep_within_bytes;
 use super::types::Operation;
 use super::writes::Writes;
@@ -29,7 +29,7 @@ use crate::replication::outcome::{
     Unavailable, Write, WriteError, Written, millis,
 };
 use crate::store::Version;
-use crate::wire::{PeerPath, Refusal, RefusalReason, encode};
+use crate::wire::{PeekRequest, PeerPath, Refusal, RefusalReason, encode};
 
 /// Entries kept in the log behind a snapshot, for members that are a little behind.
 const LOG_KEPT: u64 = 1000;
@@ -177,11 +177,9 @@ impl Raft {
     /// Reads a key: this node's own copy, or with the guarantees asked for.
     pub async fn read(&self, key: &str, options: ReadOptions) -> Result<Found, ReadError> {
         let shared = &*self.0;
-        if options.quorum.is_some() || options.min_acks.is_some() {
-            return Err(ReadError::Invalid(
-                "quorum and min_acks belong to MODE=quorum; in raft mode ask with consistency=linearizable"
-                    .into(),
-            ));
+        if options.min_acks.is_some() {
+            let message = "min_acks belongs to MODE=quorum; in raft mode ask with consistency=linearizable";
+            return Err(ReadError::Invalid(message.into()));
         }
         shared.check_member().map_err(ReadError::Unavailable)?;
         let deadline = Instant::now() + shared.cluster.settings.read_timeout;
@@ -200,7 +198,10 @@ impl Raft {
                 return Err(ReadError::NotCaughtUp { version: self.version(), min_version });
             }
         }
-        Found::live(shared.reader.store().get(key)).ok_or(ReadError::KeyNotFound)
+        match options.quorum {
+            Some(asked) => newest_of(&shared.cluster, &shared.reader, key, asked, deadline).await,
+            None => Found::live(shared.reader.store().get(key)).ok_or(ReadError::KeyNotFound),
+        }
     }
 
     /// A page of this node's own live entries, in key order.
@@ -280,6 +281,10 @@ impl Raft {
                 let index = index.map_err(|error| refusal(RefusalReason::Unavailable, error.message))?;
                 Ok(encode(&ReadIndexReply { index }))
             }
+            PeerPath::RaftPeek => {
+                let request: PeekRequest = shared.cluster.peers.receive(&body)?;
+                Ok(encode(&peek(&shared.reader, &request.key)))
+            }
             PeerPath::RaftJoin => Ok(encode(&shared.joins.receive(parse(&body)?).await?)),
             PeerPath::RaftInvite => Ok(encode(&shared.joins.invite(parse(&body)?))),
             _ => Err(refusal(
@@ -300,7 +305,7 @@ impl Shared {
         let leader = self.cluster.leader();
         let followers = self.cluster.followers();
         let (storage_id, cluster_id) = (self.cluster.peers.storage_id, self.cluster.peers.cluster_id());
-        let write_quorum = self.cluster.quorum(None).ok();
+        let write_quorum = self.cluster.quorum(None).ok().map(|quorum| quorum.followers);
         let commit = self.database.stats().commit.summary();
         let problem =
             self.database.failure().or_else(|| self.problem(leader.is_some(), followers.as_slice()));

@@ -20,7 +20,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Quorum};
 use super::message::{ForwardedWrite, NO_LEADER, NO_QUORUM, OVERLOADED, WriteReply, WriteRequest};
 use super::types::{Command, Operation, Outcome};
 use crate::replication::outcome::{Unavailable, WriteError, Written, millis};
@@ -51,8 +51,9 @@ type Sent = Result<Fate, WriteError>;
 
 /// Where the answer to a write comes from.
 enum Fate {
-    /// This node led, and applied it as part of this entry.
-    Applied { index: u64, outcome: Outcome },
+    /// This node led, and applied it as part of this entry. Its quorum was settled before it was appended: the members may
+    /// be others by now.
+    Applied { index: u64, outcome: Outcome, quorum: Quorum },
     /// Another one led, and has answered.
     Elsewhere(Written),
 }
@@ -103,7 +104,9 @@ impl Writes {
         match timeout_at(deadline, answer).await {
             Ok(Ok(sent)) => match sent? {
                 Fate::Elsewhere(written) => Ok(written),
-                Fate::Applied { index, outcome } => self.finish(index, outcome, quorum, deadline).await,
+                Fate::Applied { index, outcome, quorum } => {
+                    self.finish(index, outcome, quorum, deadline).await
+                }
             },
             Ok(Err(_)) => Err(undecided("this node stops")),
             Err(_) => Err(undecided("it was not committed within WRITE_TIMEOUT")),
@@ -115,7 +118,7 @@ impl Writes {
         &self,
         index: u64,
         outcome: Outcome,
-        quorum: Option<u64>,
+        quorum: Quorum,
         deadline: Instant,
     ) -> Result<Written, WriteError> {
         let version = match outcome {
@@ -123,10 +126,10 @@ impl Writes {
             Outcome::Mismatch(version) => return Err(WriteError::VersionMismatch { version }),
             Outcome::NotFound => return Err(WriteError::KeyNotFound),
         };
-        let quorum = self.cluster.quorum(quorum)?;
         let acks = self.cluster.wait_for_acks(index, quorum, deadline).await;
+        let quorum = quorum.followers;
         if acks < quorum {
-            return Err(WriteError::Unknown { version, acks, quorum });
+            return Err(WriteError::TooFew { version, acks, quorum });
         }
         Ok(Written { version, acks, quorum, done_by: None })
     }
@@ -227,9 +230,13 @@ async fn propose(cluster: &Cluster, batch: Vec<Pending>, deadline: Instant) -> V
     }
     // A quorum that cannot be is refused before anything is stored.
     let mut admitted = Vec::with_capacity(batch.len());
+    let mut quorums = Vec::with_capacity(batch.len());
     for pending in batch {
-        match cluster.quorum(pending.quorum) {
-            Ok(_) => admitted.push(pending),
+        match cluster.admit(pending.quorum) {
+            Ok(quorum) => {
+                admitted.push(pending);
+                quorums.push(quorum);
+            }
             Err(error) => reply(pending, Err(error)),
         }
     }
@@ -240,8 +247,8 @@ async fn propose(cluster: &Cluster, batch: Vec<Pending>, deadline: Instant) -> V
     match timeout_at(deadline, cluster.core.client_write(command)).await {
         Ok(Ok(response)) => {
             let index = response.log_id.index;
-            for (pending, outcome) in admitted.into_iter().zip(response.data.0) {
-                reply(pending, Ok(Fate::Applied { index, outcome }));
+            for ((pending, quorum), outcome) in admitted.into_iter().zip(quorums).zip(response.data.0) {
+                reply(pending, Ok(Fate::Applied { index, outcome, quorum }));
             }
             Vec::new()
         }

@@ -337,7 +337,9 @@ impl Sim {
                 known[key] = if is_delete { 0 } else { written.version };
                 oracle.acknowledged(id, written.version, written.quorum >= leader.write_quorum);
             }
-            Some(Err(WriteError::Unknown { version, .. })) => oracle.unknown(id, Some(version)),
+            Some(Err(WriteError::Unknown { version, .. } | WriteError::TooFew { version, .. })) => {
+                oracle.unknown(id, Some(version))
+            }
             Some(Err(WriteError::VersionMismatch { version })) => {
                 known[key] = version;
                 oracle.refused(id);

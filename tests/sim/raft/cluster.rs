@@ -32,8 +32,12 @@ use crate::seeds::Outcome;
 const KEYS: usize = 5;
 const CLIENTS: usize = 4;
 const HEARTBEAT: Duration = Duration::from_millis(40);
+/// The longest that a disk takes for a piece of work, in milliseconds, unless it is slow.
+const DISK_MS: u64 = 3;
 /// After the last fault, the cluster must take a write within this time.
 const SERVING: Duration = Duration::from_secs(5);
+/// A majority whose minority is cut off must take a write within this time, in any weather.
+const GOING_ON: Duration = Duration::from_secs(10);
 /// And be whole and equal everywhere within this.
 const CONVERGENCE: Duration = Duration::from_secs(60);
 
@@ -66,6 +70,22 @@ impl Plan {
     fn keeps_whole_log(&self) -> bool {
         self.snapshot_every > 1_000
     }
+}
+
+/// A write or a delete.
+struct Change {
+    key: Key,
+    is_delete: bool,
+    if_version: Option<Version>,
+    quorum: Option<u64>,
+}
+
+/// What each seed has.
+#[derive(Clone, Copy)]
+enum Fault {
+    CutLinks,
+    CutOff,
+    RestartLeader,
 }
 
 /// A member that runs. Cheap to clone.
@@ -204,8 +224,14 @@ pub async fn run(plan: Plan) -> Outcome {
         let (sim, seed) = (sim.clone(), sim.plan.seed.wrapping_mul(31).wrapping_add(n as u64));
         clients.spawn("client", async move { sim.client(fastrand::Rng::with_seed(seed)).await });
     }
-    while sim.inner.lock().operations_left > 0 && !clients.is_stopping() {
-        sim.break_something().await;
+    // Whatever chance brings, each seed has these, in some order.
+    let mut due = vec![Fault::CutOff, Fault::RestartLeader, Fault::CutLinks];
+    sim.draw(|rng| rng.shuffle(&mut due));
+    while (sim.inner.lock().operations_left > 0 || !due.is_empty()) && !clients.is_stopping() {
+        let next = if sim.draw(|rng| rng.bool()) { due.last().copied() } else { None };
+        if sim.break_something(next).await {
+            due.pop();
+        }
     }
     sim.heal().await;
     assert!(clients.join(Duration::from_secs(60)).await, "a client hangs");
@@ -213,7 +239,11 @@ pub async fn run(plan: Plan) -> Outcome {
     sim.converge().await;
     sim.stop().await;
     let trace = std::mem::take(&mut sim.inner.lock().trace);
-    Outcome { counts: sim.network.counts(), trace }
+    let counts = sim.network.counts();
+    for what in ["elections", "partition", "leader restart"] {
+        assert!(counts.0.contains_key(what), "seed {}: without {what}", sim.plan.seed);
+    }
+    Outcome { counts, trace }
 }
 
 impl Sim {
@@ -223,7 +253,7 @@ impl Sim {
         let place = |nth: usize| Place {
             url: PeerUrl::parse(&format!("n{nth}:5000")).expect("a fine address"),
             folder: folder.0.join(format!("n{nth}")),
-            disk_ms_max: Arc::new(AtomicU64::new(3)),
+            disk_ms_max: Arc::new(AtomicU64::new(DISK_MS)),
             member: Mutex::new(None),
         };
         let inner = Inner {
@@ -396,7 +426,10 @@ impl Sim {
                             2 => Some(0),
                             _ => None,
                         };
-                        if let Some(version) = self.write(nth, &member, key, is_delete, if_version).await {
+                        // More followers than a majority is made of, now and then.
+                        let quorum = (rng.u8(..6) == 0).then(|| rng.u64(1..self.places.len() as u64));
+                        let change = Change { key, is_delete, if_version, quorum };
+                        if let Some(version) = self.change(nth, &member, change).await {
                             known[key] = version;
                         }
                     }
@@ -411,24 +444,24 @@ impl Sim {
         }
     }
 
+    /// Writes, and waits for a majority. Gives the key's version, if that is known then.
+    async fn write(&self, nth: usize, member: &Member, key: Key) -> Option<Version> {
+        let change = Change { key, is_delete: false, if_version: None, quorum: None };
+        self.change(nth, member, change).await
+    }
+
     /// Writes or deletes. Gives the key's version, if that is known then.
-    async fn write(
-        &self,
-        nth: usize,
-        member: &Member,
-        key: Key,
-        is_delete: bool,
-        if_version: Option<Version>,
-    ) -> Option<Version> {
+    async fn change(&self, nth: usize, member: &Member, change: Change) -> Option<Version> {
+        let Change { key, is_delete, if_version, quorum } = change;
         let asked = {
             let oracle = &mut self.inner.lock().oracle;
             let value = (!is_delete).then(|| oracle.new_value());
             oracle.ask(key, value, if_version)
         };
         let value = asked.value.map(|value| Value::from_json_text(&value.to_string()));
-        let write = Write { key: key_name(key).into(), value, quorum: None, if_version };
+        let write = Write { key: key_name(key).into(), value, quorum, if_version };
         let result = while_alive(member, member.raft.write(write)).await;
-        let (fate, version) = self.judge_write(asked, result);
+        let (fate, version) = self.judge_write(asked, quorum, result);
         let value = asked.value.map_or("delete".to_owned(), |value| value.to_string());
         self.trace(format!("n{nth} key {key} := {value} if {if_version:?}: {fate} {version:?}"));
         version
@@ -437,6 +470,7 @@ impl Sim {
     fn judge_write(
         &self,
         asked: Asked,
+        quorum: Option<u64>,
         result: Option<Result<quorate::replication::outcome::Written, WriteError>>,
     ) -> (&'static str, Option<Version>) {
         let count = |what| self.network.count(what);
@@ -450,6 +484,14 @@ impl Sim {
                 }
                 if written.done_by.is_some() {
                     count("writes at a follower acknowledged");
+                }
+                if quorum.is_some_and(|quorum| quorum > self.places.len() as u64 / 2) {
+                    count("writes at more than a majority acknowledged");
+                    assert!(
+                        written.acks as u64 >= quorum.unwrap_or(0),
+                        "seed {}: {written:?}",
+                        self.plan.seed
+                    );
                 }
                 ("done", Some(if asked.value.is_some() { written.version } else { 0 }))
             }
@@ -465,6 +507,14 @@ impl Sim {
                 count("conditions refused");
                 ("no key", Some(0))
             }
+            Some(Err(WriteError::TooFew { version, .. })) => {
+                assert!(quorum.is_some(), "seed {}: a majority has it", self.plan.seed);
+                oracle.done(asked, version);
+                count("writes at too few of more than a majority");
+                ("done", Some(if asked.value.is_some() { version } else { 0 }))
+            }
+            // More than there are, while a member is missing.
+            Some(Err(WriteError::Invalid(_))) if quorum.is_some() => ("refused", None),
             Some(Err(WriteError::Refused(unavailable))) => {
                 count("writes refused");
                 (unavailable.reason, None)
@@ -504,14 +554,20 @@ impl Sim {
     /// Reads a member's own copy, which may be old, but not older than `least`.
     async fn read(&self, nth: usize, member: &Member, key: Key, least: Version) {
         let asked = self.inner.lock().oracle.ask(key, None, None);
-        let options = ReadOptions { min_version: (least > 0).then_some(least), ..ReadOptions::default() };
+        let min_version = (least > 0).then_some(least);
+        let quorum = self.draw(|rng| (rng.u8(..3) == 0).then(|| rng.u64(1..=self.places.len() as u64)));
+        let options = ReadOptions { min_version, quorum, ..ReadOptions::default() };
         let result = while_alive(member, member.raft.read(&key_name(key), options)).await;
         let shown = result.and_then(shown);
         self.trace(format!("n{nth} key {key} from {least}: {shown:?}"));
         match shown {
             Some(shown) => {
                 self.inner.lock().oracle.glimpsed(asked, least, shown);
-                self.network.count(if least > 0 { "reads with min_version" } else { "reads local" });
+                self.network.count(match quorum {
+                    Some(2..) => "reads of several",
+                    _ if least > 0 => "reads with min_version",
+                    _ => "reads local",
+                });
             }
             None => self.network.count("reads refused"),
         }
@@ -519,10 +575,28 @@ impl Sim {
 
     // ---- the hand that breaks things ----------------------------------------------------------------------------
 
-    async fn break_something(&self) {
+    /// Breaks something for a while: what `due` says, or what chance does. Gives whether it was what is due.
+    async fn break_something(&self, due: Option<Fault>) -> bool {
         let wait = self.draw(|rng| rng.u64(10..250));
         sleep(Duration::from_millis(wait)).await;
         let leader = self.leader();
+        match (due, leader) {
+            (None, _) => {}
+            (Some(Fault::CutLinks), _) => {
+                self.cut_links(true).await;
+                return true;
+            }
+            (Some(Fault::CutOff), Some(leader)) => {
+                self.cut_off(leader).await;
+                return true;
+            }
+            (Some(Fault::RestartLeader), Some(leader)) => {
+                self.restart(&[leader], "leader restart").await;
+                return true;
+            }
+            // Nobody leads now.
+            (Some(_), None) => return false,
+        }
         match (self.draw(|rng| rng.u8(..17)), leader) {
             (0..=2, _) => self.change_weather(),
             (3, _) => self.cut_links(true).await,
@@ -538,6 +612,7 @@ impl Sim {
             (16, Some(leader)) => self.hand_over(leader).await,
             _ => {}
         }
+        false
     }
 
     fn change_weather(&self) {
@@ -575,9 +650,15 @@ impl Sim {
     }
 
     /// Cuts a minority off, with the leader or without. It must not acknowledge anything, nor say what is newest, nor
-    /// come back with a term that unseats who leads by then.
+    /// come back with a term that unseats who leads by then. The majority goes on meanwhile.
     async fn cut_off(&self, leader: usize) {
         let count = self.places.len();
+        // A change of members that not all know to be over rests on the old ones, who may be gone.
+        let sees_all = |nth: usize| {
+            let members = self.places[nth].member().map(|member| member.raft.members()).unwrap_or_default();
+            members.len() == count && members.iter().all(|member| member.is_voter)
+        };
+        let is_whole = self.is_whole() && (0..count).all(sees_all);
         let mut nodes: Vec<usize> = (0..count).filter(|nth| *nth != leader).collect();
         let (size, has_leader) = self.draw(|rng| {
             rng.shuffle(&mut nodes);
@@ -600,14 +681,34 @@ impl Sim {
         self.wait(900).await;
         for (nth, member) in minority() {
             let key = self.draw(|rng| rng.usize(..KEYS));
-            let written = self.write(nth, &member, key, false, None).await;
+            let written = self.write(nth, &member, key).await;
             let read = self.read_linearizable(nth, &member, key).await;
             assert_eq!((written, read), (None, None), "seed {}: a minority answers", self.plan.seed);
             self.network.count("minority asked");
         }
+        if is_whole {
+            self.goes_on(majority).await;
+        }
         assert_eq!(before, terms(), "seed {}: a minority has gone on to another term", self.plan.seed);
         self.network.mend();
         self.trace("mended".into());
+    }
+
+    /// A majority takes a write, in any weather. Not with any disk: what is asked of a slow one, in batches as small as some
+    /// seeds have them, may be more than it can do.
+    async fn goes_on(&self, majority: &[usize]) {
+        self.heal_disks();
+        let deadline = Instant::now() + GOING_ON;
+        loop {
+            let (nth, key) = self.draw(|rng| (majority[rng.usize(..majority.len())], rng.usize(..KEYS)));
+            let member = self.places[nth].member().expect("nobody is down");
+            if self.write(nth, &member, key).await.is_some() {
+                self.network.count("majority goes on");
+                return;
+            }
+            assert!(Instant::now() < deadline, "a majority does not go on: {}", self.describe());
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn pause_somebody(&self) {
@@ -624,7 +725,7 @@ impl Sim {
     async fn slow_a_disk(&self) {
         let (nth, ms_max) = self.draw(|rng| (rng.usize(..self.places.len()), rng.u64(10..400)));
         for (at, place) in self.places.iter().enumerate() {
-            place.disk_ms_max.store(if at == nth { ms_max } else { 3 }, Ordering::Relaxed);
+            place.disk_ms_max.store(if at == nth { ms_max } else { DISK_MS }, Ordering::Relaxed);
         }
         self.trace(format!("the disk of n{nth} takes up to {ms_max} ms"));
         self.network.count("slow disk");
@@ -691,12 +792,16 @@ impl Sim {
 
     // ---- the end ------------------------------------------------------------------------------------------------
 
+    fn heal_disks(&self) {
+        self.places.iter().for_each(|place| place.disk_ms_max.store(DISK_MS, Ordering::Relaxed));
+    }
+
     async fn heal(&self) {
         self.network.set_weather(Weather::default());
         self.network.mend();
         self.network.resume_all();
+        self.heal_disks();
         for (nth, place) in self.places.iter().enumerate() {
-            place.disk_ms_max.store(3, Ordering::Relaxed);
             if place.member().is_none() {
                 self.start(nth, false).await;
             }
@@ -737,7 +842,7 @@ impl Sim {
         let mut acknowledged = 0;
         for nth in self.running() {
             let member = self.places[nth].member().expect("it runs");
-            acknowledged += usize::from(self.write(nth, &member, nth % KEYS, false, None).await.is_some());
+            acknowledged += usize::from(self.write(nth, &member, nth % KEYS).await.is_some());
         }
         acknowledged == self.places.len()
     }

@@ -11,7 +11,7 @@ use crate::seeds::{self, Outcome};
 
 const SEEDS: u64 = 300;
 
-const MUST_HAPPEN: [&str; 33] = [
+const MUST_HAPPEN: [&str; 37] = [
     "loss",
     "reset",
     "delay",
@@ -22,6 +22,7 @@ const MUST_HAPPEN: [&str; 33] = [
     "leader cut off",
     "followers cut off",
     "minority asked",
+    "majority goes on",
     "pause",
     "slow disk",
     "follower restart",
@@ -38,12 +39,15 @@ const MUST_HAPPEN: [&str; 33] = [
     "writes acknowledged",
     "writes with a condition acknowledged",
     "writes at a follower acknowledged",
+    "writes at more than a majority acknowledged",
+    "writes at too few of more than a majority",
     "conditions refused",
     "writes refused",
     "writes unknown",
     "reads linearizable",
     "reads with min_version",
     "reads local",
+    "reads of several",
     "reads refused",
 ];
 

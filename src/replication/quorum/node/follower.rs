@@ -14,12 +14,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::follower::Follower;
 use super::super::leader::{Waited, WaitingRead};
-use super::super::read::{check_quorum, read_quorum};
+use super::super::read::read_quorum;
 use super::super::{Environment, FollowerSettings};
 use super::{parse, plain_refusal};
 use crate::address::PeerUrl;
 use crate::replication::outcome::{
-    Condition, Detail, Found, Health, ReadError, ReadOptions, Role, Unavailable, millis,
+    Condition, Detail, Found, Health, ReadError, ReadOptions, Role, Unavailable, check_read_quorum, millis,
 };
 use crate::store::{Store, Version};
 use crate::wire::{Incarnation, PeekRequest, PeerPath, Refusal, RefusalReason, encode};
@@ -119,7 +119,7 @@ impl FollowerNode {
             return Found::live(store.get(key)).ok_or(ReadError::KeyNotFound);
         };
         let nodes = self.other_nodes();
-        let wanted = check_quorum(asked, nodes.len().max(1))?;
+        let wanted = check_read_quorum(asked, nodes.len().max(1))?;
         let own = async { self.core.lock().follower.peek(key) };
         read_quorum(&self.env, key, wanted, own.boxed(), nodes, deadline).await
     }

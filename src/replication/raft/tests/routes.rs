@@ -15,8 +15,8 @@ use tokio::time::sleep;
 
 use super::super::database::testing::Folder;
 use super::super::message::{
-    ForwardedWrite, InviteReply, InviteRequest, JoinReply, JoinRequest, ReadIndexReply, ReadIndexRequest,
-    SnapshotPart, SnapshotPartReply, WriteReply, WriteRequest, WriteResult,
+    ForwardedWrite, InviteReply, InviteRequest, JoinReply, JoinRequest, PeekReply, ReadIndexReply,
+    ReadIndexRequest, SnapshotPart, SnapshotPartReply, WriteReply, WriteRequest, WriteResult,
 };
 use super::super::snapshot;
 use super::super::types::{Operation, SnapshotMeta, StoredMembership, Types, Vote};
@@ -24,7 +24,7 @@ use super::played::*;
 use super::{entry, log_id, put, write};
 use crate::replication::outcome::Role;
 use crate::store;
-use crate::wire::{PeerPath, Refusal, RefusalReason, encode};
+use crate::wire::{PeekRequest, PeerPath, Refusal, RefusalReason, encode};
 
 /// Bodies that are no message of any route.
 const MALFORMED: [&str; 5] = [
@@ -213,6 +213,23 @@ async fn read_index_comes_from_a_leader_that_a_majority_confirms() {
     let follower = Play::start().await;
     follower.heartbeat(2, 1).await;
     assert_eq!(ask(&follower).await, Err(RefusalReason::Unavailable), "it does not lead");
+}
+
+#[tokio::test(start_paused = true)]
+async fn peek_shows_what_the_member_holds_whoever_leads() {
+    let play = Play::leading().await;
+    refuses_malformed(&play, PeerPath::RaftPeek).await;
+    assert!(play.raft.write(put("k", "1")).await.is_ok());
+    let peek = async |key: &str| -> (u64, Option<u64>, Option<String>) {
+        let reply: PeekReply =
+            play.tell(2, PeerPath::RaftPeek, PeekRequest { key: key.to_owned() }).await.unwrap();
+        (reply.applied, reply.version, reply.value.map(|value| value.as_str().to_owned()))
+    };
+    assert_eq!(peek("k").await, (1, Some(1), Some("1".to_owned())));
+    assert_eq!(peek("other").await, (1, None, None));
+    play.peers(|_| None);
+    play.until("nobody answers it", |play| play.raft.ready().is_err()).await;
+    assert_eq!(peek("k").await.0, 1);
 }
 
 fn join_request() -> JoinRequest {
