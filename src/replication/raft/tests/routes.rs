@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::io::BufRead;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use openraft::Membership;
@@ -11,6 +13,7 @@ use openraft::raft::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::super::database::testing::Folder;
@@ -22,7 +25,7 @@ use super::super::snapshot;
 use super::super::types::{Operation, SnapshotMeta, StoredMembership, Types, Vote};
 use super::played::*;
 use super::{entry, log_id, put, write};
-use crate::replication::outcome::Role;
+use crate::replication::outcome::{ReadError, ReadOptions, Role};
 use crate::store;
 use crate::wire::{PeekRequest, PeerPath, Refusal, RefusalReason, encode};
 
@@ -213,6 +216,33 @@ async fn read_index_comes_from_a_leader_that_a_majority_confirms() {
     let follower = Play::start().await;
     follower.heartbeat(2, 1).await;
     assert_eq!(ask(&follower).await, Err(RefusalReason::Unavailable), "it does not lead");
+}
+
+/// A read that took the answer of a round under way could miss what was acknowledged before it began.
+#[tokio::test(start_paused = true)]
+async fn a_read_joins_only_a_round_that_began_after_it_arrived() {
+    let follower = Play::start().await;
+    follower.heartbeat(2, 1).await;
+    let rounds = Arc::new(AtomicU64::new(0));
+    let seen = rounds.clone();
+    follower.peers(move |said| {
+        (said.path == PeerPath::RaftReadIndex).then(|| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            encode(&ReadIndexReply { index: 0 })
+        })
+    });
+    let read = || follower.raft.read("k", ReadOptions { is_linearizable: true, ..ReadOptions::default() });
+    let while_it_is_under_way = async {
+        while rounds.load(Ordering::Relaxed) == 0 {
+            yield_now().await;
+        }
+        // They share the next one.
+        let late = tokio::join!(read(), read());
+        assert_eq!(late, (Err(ReadError::KeyNotFound), Err(ReadError::KeyNotFound)));
+        rounds.load(Ordering::Relaxed)
+    };
+    let (first, rounds) = tokio::join!(read(), while_it_is_under_way);
+    assert_eq!((first, rounds), (Err(ReadError::KeyNotFound), 2));
 }
 
 #[tokio::test(start_paused = true)]
