@@ -8,7 +8,7 @@
 //! snapshot and applies the committed entries after it. Knows nothing of networks and clients.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use futures::{Stream, TryStreamExt};
@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use super::disk::Disk;
 use super::fates::Fates;
 use super::runtime;
-use super::snapshot::{self, SnapshotFile};
+use super::snapshot::{InUse, SnapshotFile};
 use super::types::{Command, LogId, Operation, Outcome, Outcomes, SnapshotMeta, StoredMembership, Types};
 use super::view::View;
 use crate::replication::overview::Fate;
@@ -73,14 +73,13 @@ impl Reader {
 
 /// The machine.
 pub struct Machine {
-    folder: PathBuf,
     disk: Disk,
     store: Arc<RwLock<Arc<Store>>>,
     applied: runtime::Sender<Applied>,
     version: Version,
     last_applied: Option<LogId>,
     membership: StoredMembership,
-    current: Arc<Mutex<Option<SnapshotFile>>>,
+    snapshots: InUse,
     /// Views of snapshots being written: writes must not disturb them.
     views: Vec<Weak<View>>,
     fates: Arc<Mutex<Fates>>,
@@ -88,17 +87,15 @@ pub struct Machine {
 
 impl Machine {
     /// An empty machine whose snapshots are in `folder`. What was saved there, openraft puts into it.
-    pub fn new(folder: PathBuf, disk: Disk) -> io::Result<Machine> {
-        let current = SnapshotFile::current(&folder)?;
+    pub fn new(folder: &Path, disk: Disk) -> io::Result<Machine> {
         Ok(Machine {
-            folder,
             disk,
             store: Arc::new(RwLock::new(Arc::new(Store::new()))),
             applied: runtime::channel(Applied::default()).0,
             version: 0,
             last_applied: None,
             membership: StoredMembership::default(),
-            current: Arc::new(Mutex::new(current)),
+            snapshots: InUse::open(folder)?,
             views: Vec::new(),
             fates: Arc::default(),
         })
@@ -191,13 +188,12 @@ impl RaftStateMachine<Types> for Machine {
         let view = Arc::new(View::default());
         self.views.push(Arc::downgrade(&view));
         Builder {
-            folder: self.folder.clone(),
+            snapshots: self.snapshots.clone(),
             disk: self.disk.clone(),
             meta: SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
             version: self.version,
             store: self.store.read().clone(),
             view,
-            current: self.current.clone(),
         }
     }
 
@@ -206,26 +202,24 @@ impl RaftStateMachine<Types> for Machine {
         meta: &SnapshotMeta,
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
-        let (folder, file) = (self.folder.clone(), snapshot);
+        let (snapshots, covers) = (self.snapshots.clone(), meta.clone());
         let load = move || {
             // Checked first, and only then in place of the one before.
-            let contents = file.load()?;
-            Ok::<_, io::Error>((contents, file.install(&folder)?))
+            let contents = snapshot.load()?;
+            snapshots.put(covers, &snapshot)?;
+            Ok::<_, io::Error>(contents)
         };
-        let (contents, file) = self.disk.work(load).await?;
+        let contents = self.disk.work(load).await?;
         *self.store.write() = Arc::new(contents.store);
         self.version = contents.version;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        *self.current.lock() = Some(file);
         self.advance();
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let Some(file) = self.current.lock().clone() else { return Ok(None) };
-        let meta = file.head()?.meta;
-        Ok(Some(Snapshot { meta, snapshot: file }))
+        Ok(self.snapshots.get().map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
 
@@ -234,24 +228,22 @@ const PAGE_BYTES: usize = 64 << 10;
 
 /// A snapshot of one moment, to be written while the machine goes on.
 pub struct Builder {
-    folder: PathBuf,
+    snapshots: InUse,
     disk: Disk,
     meta: SnapshotMeta,
     version: Version,
     store: Arc<Store>,
     view: Arc<View>,
-    current: Arc<Mutex<Option<SnapshotFile>>>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (folder, meta, version) = (self.folder.clone(), self.meta.clone(), self.version);
+        let (snapshots, meta, version) = (self.snapshots.clone(), self.meta.clone(), self.version);
         let (store, view) = (self.store.clone(), self.view.clone());
-        let write = move || snapshot::write(&folder, meta, version, || view.next_page(&store, PAGE_BYTES));
-        let file = self.disk.work(write).await?;
-        *self.current.lock() = Some(file.clone());
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: file })
+        let write = move || snapshots.write(meta, version, || view.next_page(&store, PAGE_BYTES));
+        let snapshot = self.disk.work(write).await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot })
     }
 }

@@ -89,8 +89,7 @@ impl Raft {
         }
         let (storage_id, database) = (identity.storage_id, Arc::new(database));
         let log = Log::new(database.clone(), &facts, settings.batch_max_bytes);
-        let machine =
-            Machine::new(folder.clone(), env.disk.clone()).map_err(|error| failed(error.to_string()))?;
+        let machine = Machine::new(&folder, env.disk.clone()).map_err(|error| failed(error.to_string()))?;
         let reader = machine.reader();
         let patience = settings.heartbeat_interval * settings.max_missed_heartbeats;
         let peers = Arc::new(Peers::new(storage_id, identity.cluster_id, env.transport, patience));

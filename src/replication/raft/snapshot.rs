@@ -15,6 +15,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::disk::sync_folder;
@@ -36,6 +37,97 @@ const STAGED_FILE: &str = "snapshot.staged-";
 pub struct SnapshotFile {
     path: PathBuf,
     file: Arc<File>,
+    /// Held while it is no more than staged.
+    _stage: Option<Arc<StagedFile>>,
+}
+
+/// The snapshot in use: the file of that name, and only the newest. Cheap to clone.
+///
+/// A snapshot is written, or comes in and is installed, while others do: one that covers less than the one in place must
+/// not take its place, for the log up to there may be purged.
+#[derive(Clone, Debug)]
+pub struct InUse {
+    folder: PathBuf,
+    /// Held, by threads that may wait for the disk, while one takes the place of another.
+    turn: Arc<Mutex<()>>,
+    held: Arc<Mutex<Option<(SnapshotMeta, SnapshotFile)>>>,
+}
+
+impl InUse {
+    /// The one in `folder`, if there is one. What was left half-made there is removed. Blocks.
+    pub fn open(folder: &Path) -> io::Result<InUse> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == NEW_FILE || name.to_string_lossy().starts_with(STAGED_FILE) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        let held = match SnapshotFile::open(folder.join(FILE)) {
+            Ok(file) => Some((file.head()?.meta, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(InUse { folder: folder.to_owned(), turn: Arc::default(), held: Arc::new(Mutex::new(held)) })
+    }
+
+    /// What it covers, and the file.
+    pub fn get(&self) -> Option<(SnapshotMeta, SnapshotFile)> {
+        self.held.lock().clone()
+    }
+
+    /// Writes a snapshot of what `next_page` gives until it gives nothing, and puts it in place, unless a newer one came
+    /// meanwhile. One at a time. Blocks.
+    pub fn write(
+        &self,
+        meta: SnapshotMeta,
+        version: Version,
+        next_page: impl FnMut() -> Vec<Entry>,
+    ) -> io::Result<SnapshotFile> {
+        let file = write(&self.folder.join(NEW_FILE), meta.clone(), version, next_page)?;
+        self.put(meta, &file)?;
+        Ok(file)
+    }
+
+    /// Puts a snapshot in place, unless a newer one is there. Blocks.
+    pub fn put(&self, meta: SnapshotMeta, file: &SnapshotFile) -> io::Result<()> {
+        let _turn = self.turn.lock();
+        let is_newer = |held: &SnapshotMeta| held.last_log_id > meta.last_log_id;
+        if self.held.lock().as_ref().is_some_and(|(held, _)| is_newer(held)) {
+            return match fs::remove_file(&file.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let path = if file.path.parent() == Some(&self.folder) {
+            file.path.clone()
+        } else {
+            // From elsewhere.
+            let path = self.folder.join(format!("{STAGED_FILE}copy"));
+            let mut copy = File::create(&path)?;
+            io::copy(&mut file.reader(), &mut copy)?;
+            copy.sync_all()?;
+            path
+        };
+        let place = self.folder.join(FILE);
+        if path != place {
+            fs::rename(path, &place)?;
+            sync_folder(&self.folder)?;
+        }
+        *self.held.lock() = Some((meta, SnapshotFile::open(place)?));
+        Ok(())
+    }
+}
+
+/// Removes what was staged, unless it was put in place and has that name no more.
+#[derive(Debug)]
+struct StagedFile(PathBuf);
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        // Should it stay behind, the next start removes it.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// The first line.
@@ -65,15 +157,14 @@ pub struct Contents {
     pub store: Store,
 }
 
-/// Writes a snapshot of what `next_page` gives until it gives nothing, and puts it in place. Blocks.
+/// Writes a snapshot of what `next_page` gives until it gives nothing, to a file of its own. Blocks.
 pub fn write(
-    folder: &Path,
+    path: &Path,
     meta: SnapshotMeta,
     version: Version,
     mut next_page: impl FnMut() -> Vec<Entry>,
 ) -> io::Result<SnapshotFile> {
-    let path = folder.join(NEW_FILE);
-    let mut writer = Lines::create(&path)?;
+    let mut writer = Lines::create(path)?;
     writer.line(&serde_json::to_vec(&Head { snapshot: LAYOUT, meta, version })?)?;
     let mut count = 0;
     loop {
@@ -89,7 +180,7 @@ pub fn write(
     let end = End { count, checksum: writer.checksum.finish() };
     writer.line(&serde_json::to_vec(&end)?)?;
     writer.sync()?;
-    put_in_place(folder, &path)
+    SnapshotFile::open(path.to_owned())
 }
 
 /// Bytes of the snapshot in use in `folder`; none without one.
@@ -125,46 +216,9 @@ impl Lines {
     }
 }
 
-fn put_in_place(folder: &Path, path: &Path) -> io::Result<SnapshotFile> {
-    fs::rename(path, folder.join(FILE))?;
-    sync_folder(folder)?;
-    SnapshotFile::open(folder.join(FILE))
-}
-
 impl SnapshotFile {
     fn open(path: PathBuf) -> io::Result<SnapshotFile> {
-        Ok(SnapshotFile { file: Arc::new(File::open(&path)?), path })
-    }
-
-    /// The snapshot in use in `folder`, if there is one. What was left half-made there is removed.
-    pub fn current(folder: &Path) -> io::Result<Option<SnapshotFile>> {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name == NEW_FILE || name.to_string_lossy().starts_with(STAGED_FILE) {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        match SnapshotFile::open(folder.join(FILE)) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes it the snapshot in use in `folder`, wherever it lies. Blocks.
-    pub fn install(&self, folder: &Path) -> io::Result<SnapshotFile> {
-        match &self.path {
-            path if *path == folder.join(FILE) => Ok(self.clone()),
-            path if path.parent() == Some(folder) => put_in_place(folder, path),
-            _ => {
-                let path = folder.join(NEW_FILE);
-                let mut copy = File::create(&path)?;
-                io::copy(&mut self.reader(), &mut copy)?;
-                copy.sync_all()?;
-                put_in_place(folder, &path)
-            }
-        }
+        Ok(SnapshotFile { file: Arc::new(File::open(&path)?), path, _stage: None })
     }
 
     /// Its lines from the first on, independently of other readers.
@@ -229,36 +283,27 @@ impl io::Read for FileReader {
 
 /// A snapshot on its way in, line by line.
 pub struct Stage {
-    path: PathBuf,
-    /// Until it is finished.
-    lines: Option<Lines>,
+    file: StagedFile,
+    lines: Lines,
 }
 
 impl Stage {
     /// Begins one. `number` sets it apart from others that may still be on their way.
     pub fn begin(folder: &Path, number: u64) -> io::Result<Stage> {
         let path = folder.join(format!("{STAGED_FILE}{number}"));
-        Ok(Stage { lines: Some(Lines::create(&path)?), path })
+        Ok(Stage { lines: Lines::create(&path)?, file: StagedFile(path) })
     }
 
     /// Takes the next line in.
     pub fn line(&mut self, line: &[u8]) -> io::Result<()> {
-        self.lines.as_mut().map_or(Ok(()), |lines| lines.line(line))
+        self.lines.line(line)
     }
 
     /// Syncs what has come. Whether it is whole shows when it is loaded. Blocks.
-    pub fn finish(mut self) -> io::Result<SnapshotFile> {
-        let lines = self.lines.take();
-        lines.map_or(Ok(()), Lines::sync).and_then(|()| SnapshotFile::open(self.path.clone()))
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // Given up half-way. Should it stay behind, the next start removes it.
-        if self.lines.is_some() {
-            let _ = fs::remove_file(&self.path);
-        }
+    pub fn finish(self) -> io::Result<SnapshotFile> {
+        self.lines.sync()?;
+        let file = SnapshotFile::open(self.file.0.clone())?;
+        Ok(SnapshotFile { _stage: Some(Arc::new(self.file)), ..file })
     }
 }
 
@@ -266,6 +311,7 @@ impl Drop for Stage {
 mod tests {
     use super::super::database::testing::Folder;
     use super::*;
+    use crate::replication::raft::types::LogId;
     use crate::store::Value;
 
     fn entries(count: u64) -> Vec<Entry> {
@@ -273,18 +319,28 @@ mod tests {
         (1..=count).map(|n| Entry { key: format!("k\n{n:04}").into(), version: n, value: value(n) }).collect()
     }
 
+    /// Its last log index is the number of its entries.
+    fn meta(count: u64) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: Some(LogId::new_term_index(1, count)), ..SnapshotMeta::default() }
+    }
+
     fn write_some(folder: &Path, count: u64) -> SnapshotFile {
         let mut pages = vec![entries(count)].into_iter();
-        write(folder, SnapshotMeta::default(), count + 7, || pages.next().unwrap_or_default()).unwrap()
+        let next_page = || pages.next().unwrap_or_default();
+        InUse::open(folder).unwrap().write(meta(count), count + 7, next_page).unwrap()
+    }
+
+    fn in_use(folder: &Folder) -> Option<Contents> {
+        InUse::open(folder.path()).unwrap().get().map(|(_, file)| file.load().unwrap())
     }
 
     #[test]
     fn what_was_written_is_read_back() {
         for count in [0, 1, 300] {
             let folder = Folder::new();
-            assert!(SnapshotFile::current(folder.path()).unwrap().is_none());
+            assert!(in_use(&folder).is_none());
             write_some(folder.path(), count);
-            let contents = SnapshotFile::current(folder.path()).unwrap().unwrap().load().unwrap();
+            let contents = in_use(&folder).unwrap();
             assert_eq!(contents.version, count + 7);
             assert_eq!(contents.store.snapshot_page(None, usize::MAX), entries(count));
         }
@@ -315,7 +371,7 @@ mod tests {
         let old = write_some(folder.path(), 5);
         write_some(folder.path(), 9);
         assert_eq!(old.load().unwrap().store.count(), 5);
-        assert_eq!(SnapshotFile::current(folder.path()).unwrap().unwrap().load().unwrap().store.count(), 9);
+        assert_eq!(in_use(&folder).unwrap().store.count(), 9);
     }
 
     #[test]
@@ -330,12 +386,52 @@ mod tests {
         let staged = stage.finish().unwrap();
         assert_eq!(staged.load().unwrap().store.count(), 40);
         assert_eq!(SnapshotFile::open(to.path().join(FILE)).unwrap().load().unwrap().store.count(), 1);
-        staged.install(to.path()).unwrap();
-        assert_eq!(SnapshotFile::current(to.path()).unwrap().unwrap().load().unwrap().store.count(), 40);
+        InUse::open(to.path()).unwrap().put(meta(40), &sent).unwrap();
+        assert_eq!(in_use(&to).unwrap().store.count(), 40);
         // Half of one that was left behind is removed, and harms nobody.
         drop(Stage::begin(to.path(), 2).unwrap());
         fs::write(to.path().join("snapshot.staged-3"), b"{").unwrap();
-        assert_eq!(SnapshotFile::current(to.path()).unwrap().unwrap().load().unwrap().store.count(), 40);
+        assert_eq!(in_use(&to).unwrap().store.count(), 40);
+        drop(staged);
         assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_staged_and_not_put_in_place_leaves_nothing_behind() {
+        let folder = Folder::new();
+        let in_use = InUse::open(folder.path()).unwrap();
+        let stage = |number| Stage::begin(folder.path(), number).unwrap().finish().unwrap();
+        let (refused, installed) = (stage(1), stage(2));
+        drop(refused.clone());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        drop(refused);
+        in_use.put(meta(3), &installed).unwrap();
+        drop(installed);
+        let files: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(files, [FILE]);
+    }
+
+    /// Keeps one that was written for a while from taking the place of a newer one that was installed meanwhile: the log
+    /// up to the newer one is purged by then, and the node would not start again.
+    #[test]
+    fn an_older_one_does_not_take_the_place_of_a_newer_one() {
+        let (folder, elsewhere) = (Folder::new(), Folder::new());
+        let newer = write_some(elsewhere.path(), 9);
+        let in_use = InUse::open(folder.path()).unwrap();
+        let mut pages = vec![entries(5)].into_iter();
+        let older = in_use
+            .write(meta(5), 12, || {
+                // While it is written.
+                in_use.put(meta(9), &newer).unwrap();
+                pages.next().unwrap_or_default()
+            })
+            .unwrap();
+        assert_eq!(older.load().unwrap().store.count(), 5, "whoever asked for it may still send it");
+        for in_use in [in_use, InUse::open(folder.path()).unwrap()] {
+            let (held, file) = in_use.get().unwrap();
+            assert_eq!((held, file.load().unwrap().store.count()), (meta(9), 9));
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

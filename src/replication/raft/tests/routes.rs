@@ -100,7 +100,9 @@ fn snapshot_lines() -> Vec<Box<RawValue>> {
         store::Entry { key: key.into(), version, value }
     };
     let mut pages = vec![vec![entry("a", 7), entry("b", 30)]].into_iter();
-    let file = snapshot::write(folder.path(), meta, 33, || pages.next().unwrap_or_default()).unwrap();
+    let file =
+        snapshot::write(&folder.path().join("snapshot"), meta, 33, || pages.next().unwrap_or_default())
+            .unwrap();
     file.reader().lines().map(|line| RawValue::from_string(line.unwrap()).unwrap()).collect()
 }
 

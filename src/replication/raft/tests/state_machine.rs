@@ -27,7 +27,7 @@ struct Desk {
 impl Desk {
     fn new() -> Desk {
         let folder = Folder::new();
-        let machine = Machine::new(folder.path().to_owned(), Disk::Threads).unwrap();
+        let machine = Machine::new(folder.path(), Disk::Threads).unwrap();
         Desk { reader: machine.reader(), machine, index: 0, folder }
     }
 
@@ -259,7 +259,7 @@ async fn a_newer_snapshot_takes_the_place_of_an_older_one_also_on_disk() {
         assert_eq!(current.meta.last_log_id.map(at), Some((1, n)));
     }
     let Desk { folder, .. } = desk;
-    let mut machine = Machine::new(folder.path().to_owned(), Disk::Threads).unwrap();
+    let mut machine = Machine::new(folder.path(), Disk::Threads).unwrap();
     let current = machine.get_current_snapshot().await.unwrap().unwrap();
     assert_eq!(current.meta.last_log_id.map(at), Some((1, 2)));
     assert_eq!(current.snapshot.load().unwrap().store.count(), 2);
