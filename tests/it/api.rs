@@ -629,12 +629,15 @@ fn a_removed_node_says_so_whether_it_was_up_or_down_and_leaves_the_others_alone(
     let body = json!({"url": url}).to_string();
     let (status, answer) = ask(&members.nodes[leader], "POST", "/cluster/members", &body);
     assert_eq!((status, &answer["error"]), (409, &json!("removed")), "{answer}");
+    // It remembers, and does not have to be told again.
     members.kill(&[down]);
+    [leader, stays].iter().for_each(|node| members.nodes[*node].freeze());
     members.restart(&[down]);
-    until("after another restart it is told again", || {
-        let health = members.nodes[down].get("/health")?.body;
-        if health["removed"] == true { Ok(()) } else { Err(health.to_string()) }
-    });
+    let health = until("it answers", || Ok(members.nodes[down].get("/health")?.body));
+    assert_eq!(health["removed"], true, "{health}");
+    let (status, answer) = ask(&members.nodes[down], "GET", "/read?key=k", "");
+    assert_eq!((status, &answer["reason"]), (503, &json!("removed")), "{answer}");
+    [leader, stays].iter().for_each(|node| members.nodes[*node].thaw());
     members.kill(&[down]);
     std::fs::remove_dir_all(members.folder().join(format!("n{down}"))).unwrap();
     let peers = members.nodes[leader].url();

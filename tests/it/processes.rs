@@ -28,7 +28,7 @@ const TOKEN: &str = "known-to-the-nodes-alone";
 static TURNS_TAKEN: Mutex<usize> = Mutex::new(0);
 static TURN_OVER: Condvar = Condvar::new();
 
-/// The right to run a cluster of processes.
+/// The right to run a cluster of processes. Two tests that each hold one and want another would wait for ever; one does.
 struct Turn;
 
 impl Turn {

@@ -24,6 +24,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
 use openraft::{ChangeMembers, Instant as _, ServerState};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
@@ -41,6 +42,8 @@ use crate::wire::{CallError, PeerPath, Refusal, RefusalReason};
 pub(super) const JOIN_QUEUE_MAX: usize = 64;
 /// How long a learner may take to catch up before the next one gets its turn; it asks again.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
+/// How long a learner that is to catch up may be silent.
+const SILENT_LEARNER_MAX: Duration = Duration::from_secs(3);
 /// Entries that a learner may be behind to become a voter.
 const BEHIND_MAX: u64 = 16;
 /// The pause before a change is tried again that another one stood in the way of.
@@ -59,13 +62,16 @@ const ADD_MEMBER_MAX: Duration = Duration::from_secs(15);
 pub(super) struct Joins {
     cluster: Arc<Cluster>,
     queue: mpsc::Sender<JoinRequest>,
+    /// Who is in the queue, or being let in: they ask again and again meanwhile.
+    queued: Arc<Mutex<BTreeSet<StorageId>>>,
 }
 
 impl Joins {
     /// Starts the task that takes them one at a time.
     pub(super) fn start(cluster: Arc<Cluster>, tasks: &Tasks) -> Joins {
         let (queue, mut waiting) = mpsc::channel::<JoinRequest>(JOIN_QUEUE_MAX);
-        let (admitting, stopping) = (cluster.clone(), tasks.stopping());
+        let queued = Arc::new(Mutex::new(BTreeSet::new()));
+        let (admitting, still_queued, stopping) = (cluster.clone(), queued.clone(), tasks.stopping());
         tasks.spawn("joins", async move {
             let admit_all = async {
                 let mut look = interval(LOOK_FOR_GONE);
@@ -85,10 +91,11 @@ impl Joins {
                         }
                         request = waiting.recv() => {
                             let Some(request) = request else { return };
-                            let name = request.node_id.clone();
+                            let (name, storage_id) = (request.node_id.clone(), request.storage_id);
                             if let Err(error) = admit(&admitting, request).await {
                                 tracing::warn!("{name} has not joined yet: {error}");
                             }
+                            still_queued.lock().remove(&storage_id);
                         }
                     }
                 }
@@ -99,7 +106,7 @@ impl Joins {
                 () = admit_all => {}
             }
         });
-        Joins { cluster, queue }
+        Joins { cluster, queue, queued }
     }
 
     /// Takes a request, or says who leads.
@@ -128,13 +135,26 @@ impl Joins {
         // One that was a member and is none must not slip in because no majority could be asked.
         let is_accepted = is_accepted && (!request.was_member || self.cluster.is_member(request.storage_id));
         // With the queue full it is not accepted, and will ask again.
-        let is_accepted = is_accepted && self.queue.try_send(request).is_ok();
+        let is_accepted = is_accepted && self.enqueue(request);
         let leader = leader.map(|leader| Member {
             node_id: leader.node_id,
             url: leader.url,
             cluster_id: cluster_id.clone(),
         });
         Ok(JoinReply { cluster_id, is_accepted, leader })
+    }
+
+    /// Puts a node into the queue, unless it is there. Gives false if there is no place.
+    fn enqueue(&self, request: JoinRequest) -> bool {
+        let storage_id = request.storage_id;
+        if !self.queued.lock().insert(storage_id) {
+            return true;
+        }
+        let is_queued = self.queue.try_send(request).is_ok();
+        if !is_queued {
+            self.queued.lock().remove(&storage_id);
+        }
+        is_queued
     }
 
     /// Takes an invitation: a node without a cluster asks that leader from now on.
@@ -149,14 +169,18 @@ impl Joins {
             storage_id: peers.storage_id,
             node_id: self.cluster.settings.node_id.clone(),
             cluster_id,
-            was_member: peers.standing().was_member,
+            was_member: peers.was_member(),
         }
     }
 }
 
 /// Makes a node a member and a voter, and its address what it says. Does nothing where that is so already.
 async fn admit(cluster: &Cluster, request: JoinRequest) -> Result<(), String> {
-    let JoinRequest { storage_id, node_id, url, .. } = request;
+    let JoinRequest { storage_id, node_id, url, was_member, .. } = request;
+    if was_member && !cluster.is_member(storage_id) {
+        // Removed while it waited. It will be told when it asks again.
+        return Ok(());
+    }
     let cluster_id = cluster.peers.cluster_id().unwrap_or_default();
     let member = Member { node_id, url, cluster_id };
     let is_known = |id: StorageId, member: &Member| {
@@ -215,12 +239,20 @@ async fn remove_gone(cluster: &Cluster) -> Result<(), String> {
     Ok(())
 }
 
-/// Completes when the learner has about what the leader has.
+/// Completes when the learner has about what the leader has. Fails if it is removed meanwhile, or does not answer.
 async fn caught_up(cluster: &Cluster, storage_id: StorageId) -> Result<(), String> {
     let mut metrics = cluster.core.metrics();
+    let begun = Instant::now();
     loop {
+        let silence = cluster.silence_of(storage_id).unwrap_or(begun.elapsed()).min(begun.elapsed());
+        if silence > SILENT_LEARNER_MAX {
+            return Err(format!("it has not answered for {SILENT_LEARNER_MAX:?}"));
+        }
         let lag = {
             let metrics = metrics.borrow_and_update();
+            if metrics.membership_config.get_node(&storage_id).is_none() {
+                return Err("it was removed".to_owned());
+            }
             let replication = metrics.replication.as_ref().ok_or("this node does not lead any more")?;
             let matching = replication.get(&storage_id).and_then(|at| at.as_ref()).map(|at| at.index);
             matching.map(|matching| metrics.last_log_index.unwrap_or(0).saturating_sub(matching))
@@ -228,7 +260,10 @@ async fn caught_up(cluster: &Cluster, storage_id: StorageId) -> Result<(), Strin
         if lag.is_some_and(|lag| lag <= BEHIND_MAX) {
             return Ok(());
         }
-        metrics.changed().await.map_err(|_| "the node stops")?;
+        // Silence changes nothing.
+        if let Ok(changed) = timeout(SILENT_LEARNER_MAX, metrics.changed()).await {
+            changed.map_err(|_| "the node stops")?;
+        }
     }
 }
 
@@ -258,7 +293,8 @@ async fn change_to(
         timeout_at(give_up, cluster.is_free_for_change())
             .await
             .map_err(|_| "another change of members is under way".to_owned())?;
-        match cluster.core.change_membership(changes.clone(), retain).await {
+        let changed = timeout_at(give_up, cluster.core.change_membership(changes.clone(), retain)).await;
+        match changed.map_err(|_| format!("it is not committed within {CATCH_UP_MAX:?}"))? {
             Ok(_) => return Ok(()),
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
                 if !is_in_progress(&error) || Instant::now() > give_up {
@@ -373,13 +409,26 @@ impl Cluster {
         members.collect()
     }
 
-    /// The member of this name, if this node leads and may change it.
+    /// The member of this name, or storage id, if this node leads and may change it.
     fn member_to_change(&self, node_id: &str) -> Result<MemberHealth, MemberError> {
         if !self.is_leader() {
             return Err(MemberError::NotLeader { leader: self.leader().map(|leader| leader.url) });
         }
-        let member = self.members().into_iter().find(|member| member.node_id == node_id);
-        member.ok_or_else(|| MemberError::NoSuchMember(node_id.to_owned()))
+        let members = self.members();
+        let named = |member: &&MemberHealth| member.node_id == node_id;
+        let mut found = members.iter().filter(named).chain(
+            // A member that was wiped and its successor share a name until the successor votes.
+            members.iter().filter(|member| !named(member) && member.storage_id.to_string() == node_id),
+        );
+        match (found.next(), found.next()) {
+            (None, _) => Err(MemberError::NoSuchMember(node_id.to_owned())),
+            (Some(member), None) => Ok(member.clone()),
+            (Some(one), Some(other)) => Err(MemberError::Invalid(format!(
+                "two members are named {node_id}, with the storage ids {} and {}: say which by its storage id; of a wiped \
+                 member and its successor the former goes by itself once the latter votes",
+                one.storage_id, other.storage_id
+            ))),
+        }
     }
 
     /// Asks the node at `url` to join, and waits until it votes.
@@ -444,6 +493,10 @@ impl Cluster {
         let member = self.member_to_change(node_id)?;
         if !member.is_voter {
             return Err(MemberError::Invalid(format!("{node_id} is a learner: it cannot lead")));
+        }
+        if member.storage_id == self.peers.storage_id {
+            // openraft would take no writes any more, and wait for itself.
+            return Ok(());
         }
         self.core.trigger().transfer_leader(member.storage_id).await.map_err(failed)
     }
@@ -510,6 +563,9 @@ pub(super) async fn form(
 /// Asks the others to let this node join, or to take note of its address, until it votes there; then watches whether it
 /// still hears from a leader, and asks again where it stands if not. Ends when it is told that it was removed.
 pub(super) async fn join(cluster: Arc<Cluster>, database: Arc<Database>, url: String) {
+    if cluster.peers.standing().is_removed {
+        return stay_away(&cluster);
+    }
     let mut said = String::new();
     if cluster.peers.cluster_id().is_some() {
         // It has just formed its cluster, or has come back: most likely there is nothing to ask for.
@@ -517,7 +573,7 @@ pub(super) async fn join(cluster: Arc<Cluster>, database: Arc<Database>, url: St
     }
     loop {
         let is_voter = cluster.is_settled_at(&url);
-        if is_voter && !cluster.peers.standing().was_member {
+        if is_voter && !cluster.peers.was_member() {
             // An error has stopped the database, and that stops the node.
             let _ = database.become_member().await;
             cluster.peers.note(|standing| standing.was_member = true);
@@ -529,16 +585,15 @@ pub(super) async fn join(cluster: Arc<Cluster>, database: Arc<Database>, url: St
         let outcome = match ask_all(&cluster, &database, &url).await {
             Ok(outcome) => outcome,
             Err(Removed) => {
-                tracing::error!("{}", removed().message);
+                // An error has stopped the database, and that stops the node.
+                let _ = database.be_removed().await;
                 cluster.peers.note(|standing| standing.is_removed = true);
-                // It would stand for election again and again, and nobody would listen.
-                cluster.core.runtime_config().elect(false);
-                return;
+                return stay_away(&cluster);
             }
         };
         let waits_for = Some(outcome.clone()).filter(|outcome| !outcome.is_empty());
         cluster.peers.note(|standing| standing.waits_for = waits_for);
-        if !outcome.is_empty() && outcome != said && !cluster.peers.standing().was_member {
+        if !outcome.is_empty() && outcome != said && !cluster.peers.was_member() {
             tracing::warn!("waiting to join: {outcome}");
         }
         said = outcome;
@@ -548,6 +603,13 @@ pub(super) async fn join(cluster: Arc<Cluster>, database: Arc<Database>, url: St
             false => drop(timeout(JOIN_AGAIN, cluster.settles_at(&url)).await),
         }
     }
+}
+
+/// What a node does that was removed.
+fn stay_away(cluster: &Cluster) {
+    tracing::error!("{}", removed().message);
+    // It would stand for election again and again, and nobody would listen.
+    cluster.core.runtime_config().elect(false);
 }
 
 /// This node was removed from its cluster.
@@ -590,7 +652,7 @@ async fn ask(cluster: &Cluster, database: &Database, at: &str, url: &str) -> Res
             storage_id: cluster.peers.storage_id,
             node_id: cluster.settings.node_id.clone(),
             url: url.to_owned(),
-            was_member: cluster.peers.standing().was_member,
+            was_member: cluster.peers.was_member(),
         };
         let patience = cluster.peers.patience;
         let reply: JoinReply = cluster.peers.ask(&at, PeerPath::RaftJoin, &request, patience).await?;
@@ -623,6 +685,16 @@ pub(super) fn check_standing(peers: &Peers) -> Result<(), Unavailable> {
     }
     let what = waits_for.unwrap_or_else(|| "it waits for one of PEERS to let it join".to_owned());
     Err(Unavailable::new("no_cluster", format!("this node does not belong to a cluster yet: {what}")))
+}
+
+/// Why a node cannot show what it holds that has never caught up with its cluster: it may lack anything.
+pub(super) fn check_complete(peers: &Peers) -> Result<(), Unavailable> {
+    check_standing(peers)?;
+    if peers.was_member() {
+        return Ok(());
+    }
+    let message = "this node has joined its cluster and has not caught up with it yet: ask another one";
+    Err(Unavailable::new("incomplete", message))
 }
 
 /// Why a node cannot work that was removed.

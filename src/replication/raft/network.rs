@@ -29,6 +29,8 @@ use crate::wire::{CallError, PeerPath, Refusal, RefusalReason, encode};
 
 /// Bytes of lines in one part of a snapshot, about (a single line may be larger).
 const PART_BYTES: usize = 1 << 20;
+/// How long the answer to a part may take, unless it is the last: a slow line or disk is no reason to begin anew.
+const PART_PATIENCE: Duration = Duration::from_secs(2);
 /// The first pause before a member that does not answer is tried again; doubled up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// The longest pause.
@@ -96,8 +98,10 @@ impl Link {
             let (part, rest) = read.map_err(|error| CallError::Garbled(format!("the snapshot: {error}")))?;
             lines = rest;
             let is_last = part.is_empty();
-            let deadline =
-                if is_last { install_patience(self.peers.patience, number) } else { self.peers.patience };
+            let deadline = match is_last {
+                true => install_patience(self.peers.patience, number),
+                false => self.peers.patience.max(PART_PATIENCE),
+            };
             let part = SnapshotPart { vote, sending, number, lines: part, is_last };
             let reply: SnapshotPartReply =
                 self.peers.say(self.to, &self.url, PeerPath::RaftSnapshot, part, deadline).await?;
@@ -246,8 +250,14 @@ impl Receiver {
                 *staging = Some(Staging { sending, next: 0, stage });
             }
             let current =
-                staging.as_mut().filter(|staging| staging.sending == sending && staging.next == number);
-            let current = current.ok_or_else(discarded)?;
+                staging.as_mut().filter(|staging| staging.sending == sending).ok_or_else(discarded)?;
+            if !is_last && current.next == number + 1 {
+                // It came before: the answer was lost, and the transport has sent it again.
+                return Ok(encode(&SnapshotPartReply { vote: None }));
+            }
+            if current.next != number {
+                return Err(discarded());
+            }
             current.next += 1;
             for line in &lines {
                 current.stage.line(line.get().as_bytes()).map_err(disk)?;

@@ -14,7 +14,7 @@ use super::cluster::{Cluster, Settings};
 use super::database::{CommitStats, Database, OpenError, Opened, Synchronous, open};
 use super::log::Log;
 use super::machine::{Machine, Reader};
-use super::membership::{Joins, check_standing, form, join};
+use super::membership::{Joins, check_complete, check_standing, form, join};
 use super::message::{NO_LEADER, ReadIndexReply, ReadIndexRequest, WriteRequest, refusal};
 use super::narration::narrate;
 use super::network::{Network, Receiver};
@@ -94,7 +94,9 @@ impl Raft {
         let patience = settings.heartbeat_interval * settings.max_missed_heartbeats;
         let peers = Arc::new(Peers::new(storage_id, identity.cluster_id, env.transport, patience));
         let config = Arc::new(config(&settings).map_err(|error| failed(error.to_string()))?);
-        peers.note(|standing| standing.was_member = identity.was_member);
+        peers.note(|standing| {
+            (standing.was_member, standing.is_removed) = (identity.was_member, identity.was_removed);
+        });
         let network = Network { peers: peers.clone(), disk: env.disk.clone() };
         let core = Core::new(storage_id, config, network, log.clone(), machine).await;
         let core = core.map_err(|error| failed(error.to_string()))?;
@@ -180,7 +182,7 @@ impl Raft {
             let message = "min_acks belongs to MODE=quorum; in raft mode ask with consistency=linearizable";
             return Err(ReadError::Invalid(message.into()));
         }
-        shared.check_member().map_err(ReadError::Unavailable)?;
+        check_complete(&shared.cluster.peers).map_err(ReadError::Unavailable)?;
         let deadline = Instant::now() + shared.cluster.settings.read_timeout;
         if options.is_linearizable {
             let index = shared.reads.index(deadline).await.map_err(ReadError::Unavailable)?;
@@ -205,7 +207,7 @@ impl Raft {
 
     /// A page of this node's own live entries, in key order.
     pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Unavailable> {
-        self.0.check_member()?;
+        check_complete(&self.0.cluster.peers)?;
         Ok(Page { entries: self.0.reader.store().page(prefix, after, limit) })
     }
 
@@ -216,7 +218,7 @@ impl Raft {
 
     /// Whether this node belongs to a cluster and knows its leader.
     pub fn ready(&self) -> Result<(), Unavailable> {
-        self.0.check_member()?;
+        check_complete(&self.0.cluster.peers)?;
         match self.0.cluster.leader() {
             Some(leader) if leader.is_self => self.0.cluster.check_quorum(),
             Some(_) => Ok(()),

@@ -75,6 +75,11 @@ impl Peers {
         self.cluster_id.read().is_some() && !self.standing.read().is_removed
     }
 
+    /// Whether it has voted there.
+    pub(super) fn was_member(&self) -> bool {
+        self.standing.read().was_member
+    }
+
     /// Changes that.
     pub(super) fn note(&self, change: impl FnOnce(&mut Standing)) {
         change(&mut self.standing.write());

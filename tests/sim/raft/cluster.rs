@@ -827,7 +827,7 @@ impl Sim {
         assert!(self.write_everywhere_once().await, "a whole cluster does not take a write everywhere");
         self.wait_for("all hold the same", SERVING, || self.states_are_equal()).await;
         let member = self.places[0].member().expect("healed");
-        let (data, version) = (data_of(&member.raft), member.raft.version());
+        let (data, version) = (data_of(&member.raft).expect("a member"), member.raft.version());
         self.trace(format!("final {version}: {data:?}"));
         self.inner.lock().oracle.judge(version, &data);
         let term = member.term_and_id().0;
@@ -857,7 +857,7 @@ impl Sim {
             (applied, member.raft.version(), data_of(&member.raft))
         };
         let first = state(0);
-        self.running().into_iter().all(|nth| state(nth) == first)
+        first.2.is_some() && self.running().into_iter().all(|nth| state(nth) == first)
     }
 
     /// Ends everybody in good order, and reads what is on their disks.
@@ -950,11 +950,12 @@ fn changes_of(text: &str) -> Vec<(Key, Option<Number>)> {
         .collect()
 }
 
-fn data_of(raft: &Raft) -> BTreeMap<Key, (Version, Number)> {
-    let page = raft.page("k", None, 1_000).expect("a member");
+/// Nothing, if it has not caught up since it joined.
+fn data_of(raft: &Raft) -> Option<BTreeMap<Key, (Version, Number)>> {
+    let page = raft.page("k", None, 1_000).ok()?;
     let entries = page.entries.iter().map(|entry| {
         let value = entry.value.as_ref().expect("pages hold live entries");
         (key_of(&entry.key), (entry.version, value.as_str().parse().expect("values are numbers")))
     });
-    entries.collect()
+    Some(entries.collect())
 }

@@ -69,6 +69,9 @@ impl Synchronous {
     }
 }
 
+/// Facts about the node itself.
+const WAS_MEMBER: &str = "was_member";
+const WAS_REMOVED: &str = "was_removed";
 /// Requests that share a transaction, at the most.
 const GROUP_MAX: usize = 1024;
 /// How long a mark may be written without being synced while the thread is busy.
@@ -121,6 +124,8 @@ pub struct Identity {
     pub cluster_id: Option<String>,
     /// Whether it has voted there.
     pub was_member: bool,
+    /// Whether it was told that it was removed from there.
+    pub was_removed: bool,
 }
 
 /// What the database holds beside the rows.
@@ -162,7 +167,9 @@ enum Request {
         cluster_id: String,
         done: Done,
     },
-    BecomeMember {
+    /// Something about the node itself that is true from now on.
+    Remember {
+        what: &'static str,
         done: Done,
     },
     Read {
@@ -261,7 +268,12 @@ impl Database {
 
     /// Takes note that the node votes in its cluster; on disk when it returns.
     pub async fn become_member(&self) -> io::Result<()> {
-        self.sync(|done| Request::BecomeMember { done }).await
+        self.sync(|done| Request::Remember { what: WAS_MEMBER, done }).await
+    }
+
+    /// Takes note that the node was removed from its cluster; on disk when it returns.
+    pub async fn be_removed(&self) -> io::Result<()> {
+        self.sync(|done| Request::Remember { what: WAS_REMOVED, done }).await
     }
 
     /// The entries of these indexes, as far as they are there.
@@ -319,7 +331,7 @@ impl Database {
                 Request::Append { done, .. }
                 | Request::Vote { done, .. }
                 | Request::JoinCluster { done, .. }
-                | Request::BecomeMember { done } => {
+                | Request::Remember { done, .. } => {
                     done(Err(gone()));
                 }
                 _ => {}

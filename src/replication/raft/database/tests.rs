@@ -67,7 +67,10 @@ async fn what_was_written_is_there_after_reopening() {
 
     let Opened { database, identity, facts } =
         open(folder.path(), 99, Synchronous::Full, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(identity, Identity { storage_id: 42, cluster_id: Some("c1".into()), was_member: true });
+    assert_eq!(
+        identity,
+        Identity { storage_id: 42, cluster_id: Some("c1".into()), was_member: true, was_removed: false }
+    );
     let at = |index| Some(Position { term: 2, index });
     assert_eq!(facts, Facts { vote: Some(vote(2, false)), committed: at(4), purged: at(2), last: at(5) });
     let read = database.read(0..5).await.unwrap();

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Done, Facts, Identity, MARK_SYNC_EVERY, Mark, Position, Request, Row, Synchronous, VoteRecord, Vouched,
+    WAS_MEMBER, WAS_REMOVED,
 };
 use crate::observe::LatencyRecorder;
 
@@ -81,8 +82,10 @@ impl Writer {
         let position = |term: &str, index: &str| -> rusqlite::Result<Option<Position>> {
             Ok(number(term)?.zip(number(index)?).map(|(term, index)| Position { term, index }))
         };
+        let is_true =
+            |key: &str| -> rusqlite::Result<bool> { Ok(self.fact(key)?.is_some_and(|text| text == "true")) };
         let vote = number("current_term")?.zip(number("voted_for")?);
-        let committed = self.fact("vote_committed")?.is_some_and(|text| text == "true");
+        let committed = is_true("vote_committed")?;
         let purged = position("purged_term", "purged_index")?;
         let row = |order: &str| {
             let sql = format!("SELECT term, index_ FROM logs ORDER BY index_ {order} LIMIT 1");
@@ -100,7 +103,8 @@ impl Writer {
         let identity = Identity {
             storage_id: number("storage_id")?.unwrap_or_default(),
             cluster_id: self.fact("cluster_id")?,
-            was_member: self.fact("was_member")?.is_some_and(|text| text == "true"),
+            was_member: is_true(WAS_MEMBER)?,
+            was_removed: is_true(WAS_REMOVED)?,
         };
         (self.facts, self.first_row) = (facts, first_row);
         Ok((identity, facts))
@@ -249,9 +253,9 @@ impl Writer {
                 waiting.push(done);
                 self.put("cluster_id", &cluster_id)
             }
-            Request::BecomeMember { done } => {
+            Request::Remember { what, done } => {
                 waiting.push(done);
-                self.put("was_member", "true")
+                self.put(what, "true")
             }
             Request::Truncate { after } => {
                 self.stats.lock().truncations += 1;
@@ -420,7 +424,7 @@ fn refuse(requests: impl Iterator<Item = Request>, waiting: &mut Vec<Done>, read
             Request::Append { done, .. }
             | Request::Vote { done, .. }
             | Request::JoinCluster { done, .. }
-            | Request::BecomeMember { done } => waiting.push(done),
+            | Request::Remember { done, .. } => waiting.push(done),
             Request::Read { reply, .. } => reads.push((reply, Ok(Vec::new()))),
             _ => {}
         }

@@ -247,6 +247,22 @@ async fn a_read_joins_only_a_round_that_began_after_it_arrived() {
     assert_eq!((first, rounds), (Err(ReadError::KeyNotFound), 2));
 }
 
+/// What it does not have yet it must not call missing.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joins_shows_nothing_until_it_has_caught_up() {
+    let play = Play::outside().await;
+    play.peers(|said| {
+        let reply = JoinReply { cluster_id: CLUSTER.into(), is_accepted: true, leader: None };
+        (said.path == PeerPath::RaftJoin).then(|| encode(&reply))
+    });
+    let is_in = |play: &Play| !matches!(&play.raft.ready(), Err(why) if why.reason == "no_cluster");
+    play.until("it knows its cluster", is_in).await;
+    let read = play.raft.read("k", ReadOptions::default()).await;
+    assert!(matches!(&read, Err(ReadError::Unavailable(why)) if why.reason == "incomplete"), "{read:?}");
+    assert_eq!(play.raft.page("", None, 10).unwrap_err().reason, "incomplete");
+    assert_eq!(play.raft.ready().unwrap_err().reason, "incomplete");
+}
+
 #[tokio::test(start_paused = true)]
 async fn peek_shows_what_the_member_holds_whoever_leads() {
     let play = Play::leading().await;
