@@ -134,6 +134,7 @@ async fn start_raft(
         heartbeat_interval: config.heartbeat_interval,
         max_missed_heartbeats: config.max_missed_heartbeats,
         snapshot_every: member.snapshot_every,
+        snapshot_every_bytes: member.snapshot_every_bytes,
         synchronous: match member.synchronous {
             Synchronous::Full => raft::Synchronous::Full,
             Synchronous::Normal => raft::Synchronous::Normal,

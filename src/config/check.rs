@@ -344,6 +344,7 @@ impl<'a> Check<'a> {
         let election_timeout_min = self.duration(&ELECTION_TIMEOUT_MIN, SHORTEST..=MINUTE);
         let election_timeout_max = self.duration(&ELECTION_TIMEOUT_MAX, SHORTEST..=MINUTE);
         let snapshot_every = self.number(&SNAPSHOT_EVERY, 10..=10_000_000);
+        let snapshot_every_bytes = self.size(&SNAPSHOT_EVERY_BYTES, 1 << 16..=1 << 40) as u64;
         let synchronous = match self.given(&SYNCHRONOUS).unwrap_or(SYNCHRONOUS.default) {
             "normal" => Synchronous::Normal,
             "off" => Synchronous::Off,
@@ -375,6 +376,7 @@ impl<'a> Check<'a> {
             election_timeout_min,
             election_timeout_max,
             snapshot_every,
+            snapshot_every_bytes,
             synchronous,
         }
     }

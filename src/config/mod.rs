@@ -88,6 +88,8 @@ pub struct MemberConfig {
     pub election_timeout_max: Duration,
     /// `SNAPSHOT_EVERY`.
     pub snapshot_every: u64,
+    /// `SNAPSHOT_EVERY_BYTES`.
+    pub snapshot_every_bytes: u64,
     /// `SYNCHRONOUS`.
     pub synchronous: Synchronous,
 }

@@ -69,6 +69,7 @@ settings! {
     election_timeout_min ELECTION_TIMEOUT_MIN = "150ms", "150ms", "raft mode: shortest silence of the leader before an election";
     election_timeout_max ELECTION_TIMEOUT_MAX = "300ms", "300ms", "raft mode: longest silence of the leader before an election";
     snapshot_every SNAPSHOT_EVERY = "10000", "10000", "raft mode: entries of the log between snapshots";
+    snapshot_every_bytes SNAPSHOT_EVERY_BYTES = "64MiB", "64MiB", "raft mode: bytes of the log between snapshots, if they come first";
     synchronous SYNCHRONOUS = "full", "full", "raft mode: how a commit is synced: full; normal and off may lose what was acknowledged in a power cut";
     heartbeat_interval HEARTBEAT_INTERVAL = "100ms", "100ms", "time between heartbeats, and until one counts as missed; 50ms in raft mode";
     max_missed_heartbeats MAX_MISSED_HEARTBEATS = "5", "5", "missed heartbeats in a row after which a follower is down";

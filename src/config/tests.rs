@@ -193,7 +193,8 @@ fn a_member_takes_its_settings_and_their_defaults() {
     assert_eq!((member.peers.len(), member.bootstrap, member.write_quorum), (0, false, None));
     let timeouts = (member.election_timeout_min, member.election_timeout_max);
     assert_eq!(timeouts, (Duration::from_millis(150), Duration::from_millis(300)));
-    assert_eq!((member.snapshot_every, member.synchronous), (10_000, Synchronous::Full));
+    assert_eq!((member.snapshot_every, member.snapshot_every_bytes), (10_000, 64 << 20));
+    assert_eq!(member.synchronous, Synchronous::Full);
 
     let more = [
         ("SERVER_ID", "s2"),
@@ -219,6 +220,7 @@ fn wrong_settings_of_raft_mode_are_refused_by_name() {
         (&[("ELECTION_TIMEOUT_MIN", "300ms")], &["ELECTION_TIMEOUT_MIN"]),
         (&[("HEARTBEAT_INTERVAL", "150ms")], &["HEARTBEAT_INTERVAL"]),
         (&[("SNAPSHOT_EVERY", "1")], &["SNAPSHOT_EVERY"]),
+        (&[("SNAPSHOT_EVERY_BYTES", "1KiB")], &["SNAPSHOT_EVERY_BYTES"]),
         (&[("WRITE_QUORUM", "0")], &["WRITE_QUORUM"]),
         (&[("SYNCHRONOUS", "FULL")], &["SYNCHRONOUS"]),
         (&[("SYNCHRONOUS", "1")], &["SYNCHRONOUS"]),

@@ -41,6 +41,8 @@ pub struct Settings {
     pub max_missed_heartbeats: u32,
     /// `SNAPSHOT_EVERY`
     pub snapshot_every: u64,
+    /// `SNAPSHOT_EVERY_BYTES`
+    pub snapshot_every_bytes: u64,
     /// `SYNCHRONOUS`
     pub synchronous: Synchronous,
     /// `WRITE_TIMEOUT`
@@ -54,6 +56,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Bytes of the newest entries of the log that stay in memory.
+    pub(super) fn log_cache_bytes(&self) -> usize {
+        usize::try_from(self.snapshot_every_bytes / 2).unwrap_or(usize::MAX)
+    }
+
     /// Silence for longer than this means that others may have been elected, or that somebody is gone.
     pub(super) fn silence_max(&self) -> Duration {
         self.election_timeout_max * 2

@@ -18,8 +18,6 @@ use tokio::sync::Notify;
 use super::database::{Database, Facts, Position, Row, VoteRecord};
 use super::types::{Entry, LogId, Types, Vote, command_text, parse_command};
 
-/// Bytes of the newest entries that are kept in memory, at the most (and always the last one).
-pub const LOG_CACHE_BYTES_MAX: usize = 32 << 20;
 /// Entries read from the database at a time when a follower that is far behind is served.
 const READ_ROWS_MAX: u64 = 512;
 /// What an entry takes beside its text, roughly.
@@ -33,9 +31,20 @@ struct Shared {
     database: Arc<Database>,
     /// Bytes of entries in one answer to a reader that accepts less than it asked for.
     read_bytes_max: usize,
+    /// Bytes of the newest entries that are kept in memory (and always the last one).
+    cache_bytes_max: usize,
     state: Mutex<State>,
     /// Tells that as much was appended as `State::tell_at` says.
     grown: Notify,
+}
+
+/// Entries, and the bytes of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Amount {
+    /// How many.
+    pub entries: u64,
+    /// How large.
+    pub bytes: u64,
 }
 
 #[derive(Default)]
@@ -47,23 +56,32 @@ struct State {
     /// The newest entries, without holes, up to `last`.
     cache: VecDeque<Entry>,
     cache_bytes: usize,
-    /// Bytes of entries appended since the start.
-    bytes_appended: u64,
-    tell_at: Option<u64>,
+    /// What was in the log at the start, and what was appended since.
+    appended: Amount,
+    tell_at: Option<Amount>,
 }
 
 impl Log {
     /// The log of an opened database that holds `facts`. A reader that accepts less than it asked for gets about
-    /// `read_bytes_max`.
-    pub fn new(database: Arc<Database>, facts: &Facts, read_bytes_max: usize) -> Log {
+    /// `read_bytes_max`; the newest entries, of `cache_bytes_max`, stay in memory.
+    pub fn new(database: Arc<Database>, facts: &Facts, read_bytes_max: usize, cache_bytes_max: usize) -> Log {
+        let index = |position: Option<Position>| position.map_or(0, |position| position.index);
+        let entries = index(facts.last) - index(facts.purged);
         let state = State {
             vote: facts.vote.map(vote_of),
             committed: facts.committed.map(log_id_of),
             purged: facts.purged.map(log_id_of),
             last: facts.last.map(log_id_of),
+            appended: Amount { entries, bytes: facts.bytes },
             ..State::default()
         };
-        Log(Arc::new(Shared { database, read_bytes_max, state: Mutex::new(state), grown: Notify::new() }))
+        Log(Arc::new(Shared {
+            database,
+            read_bytes_max,
+            cache_bytes_max,
+            state: Mutex::new(state),
+            grown: Notify::new(),
+        }))
     }
 
     /// The vote, as handed in last.
@@ -79,20 +97,20 @@ impl Log {
         (first, state.last.map_or(0, |last| last.index + 1).max(first))
     }
 
-    /// Bytes of the entries that were appended since the start, whatever became of them.
-    pub fn bytes_appended(&self) -> u64 {
-        self.0.state.lock().bytes_appended
+    /// What was in the log at the start, and what was appended since, whatever became of it.
+    pub fn appended(&self) -> Amount {
+        self.0.state.lock().appended
     }
 
-    /// Completes once so many bytes were appended since the start. For one task.
-    pub async fn grown_to(&self, bytes: u64) {
+    /// Completes once so many entries or so many bytes were appended, counted as [`Log::appended`] does. For one task.
+    pub async fn grown_to(&self, amount: Amount) {
         loop {
             {
                 let mut state = self.0.state.lock();
-                if state.bytes_appended >= bytes {
+                if state.appended.reaches(amount) {
                     return;
                 }
-                state.tell_at = Some(bytes);
+                state.tell_at = Some(amount);
             }
             self.0.grown.notified().await;
         }
@@ -119,7 +137,7 @@ impl Log {
             )
         };
         if !older.is_empty() {
-            let rows = self.0.database.read(older).await?;
+            let rows = self.0.database.read(older, bytes_max).await?;
             entries = limited(rows.into_iter().map(entry_of).collect::<io::Result<Vec<_>>>()?, bytes_max);
         }
         Ok(entries)
@@ -145,14 +163,22 @@ fn size_of_entry(entry: &Entry) -> usize {
     text + ENTRY_OVERHEAD_BYTES
 }
 
+impl Amount {
+    /// In entries or in bytes.
+    fn reaches(self, other: Amount) -> bool {
+        self.entries >= other.entries || self.bytes >= other.bytes
+    }
+}
+
 impl State {
-    fn push(&mut self, entry: Entry) {
+    fn push(&mut self, entry: Entry, cache_bytes_max: usize) {
         self.last = Some(entry.log_id);
         let bytes = size_of_entry(&entry);
         self.cache_bytes += bytes;
-        self.bytes_appended += bytes as u64;
+        self.appended.entries += 1;
+        self.appended.bytes += bytes as u64;
         self.cache.push_back(entry);
-        while self.cache_bytes > LOG_CACHE_BYTES_MAX && self.cache.len() > 1 {
+        while self.cache_bytes > cache_bytes_max && self.cache.len() > 1 {
             self.pop_front();
         }
     }
@@ -245,10 +271,10 @@ impl RaftLogStorage<Types> for Log {
         let mut state = self.0.state.lock();
         for entry in entries {
             rows.push(Row { position: position(&entry.log_id()), command: command_text(&entry.payload) });
-            state.push(entry);
+            state.push(entry, self.0.cache_bytes_max);
         }
-        let appended = state.bytes_appended;
-        if state.tell_at.take_if(|bytes| appended >= *bytes).is_some() {
+        let appended = state.appended;
+        if state.tell_at.take_if(|amount| appended.reaches(*amount)).is_some() {
             self.0.grown.notify_one();
         }
         self.0.database.append(rows, Box::new(move |result| callback.io_completed(result)));

@@ -1,7 +1,6 @@
 //! A member as the rest of the program sees it: starts, answers, stops.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -20,7 +19,7 @@ use super::narration::narrate;
 use super::network::{Network, Receiver};
 use super::peers::{Peers, parse};
 use super::reads::{Reads, newest_of, peek};
-use super::retention::keep_within_bytes;
+use super::retention::keep_bounded;
 use super::types::Operation;
 use super::writes::Writes;
 use super::{Core, Environment};
@@ -31,12 +30,6 @@ use crate::replication::outcome::{
 use crate::store::Version;
 use crate::wire::{PeekRequest, PeerPath, Refusal, RefusalReason, encode};
 
-/// Entries kept in the log behind a snapshot, for members that are a little behind.
-const LOG_KEPT: u64 = 1000;
-/// Purged entries are given to the database in bunches of this size.
-const PURGE_BATCH: u64 = 256;
-/// How long installing a snapshot may take before openraft gives it up.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Storage ids stay below this, so that every JSON reader takes them as they are.
 const STORAGE_ID_MAX: u64 = 1 << 53;
 
@@ -88,7 +81,7 @@ impl Raft {
             );
         }
         let (storage_id, database) = (identity.storage_id, Arc::new(database));
-        let log = Log::new(database.clone(), &facts, settings.batch_max_bytes);
+        let log = Log::new(database.clone(), &facts, settings.batch_max_bytes, settings.log_cache_bytes());
         let machine = Machine::new(&folder, env.disk.clone()).map_err(|error| failed(error.to_string()))?;
         let reader = machine.reader();
         let patience = settings.heartbeat_interval * settings.max_missed_heartbeats;
@@ -131,7 +124,7 @@ impl Raft {
         let background: [(&'static str, BoxFuture<'static, ()>); 3] = [
             ("join", Box::pin(join(cluster.clone(), database.clone(), url))),
             ("narration", Box::pin(narrate(cluster.clone()))),
-            ("retention", Box::pin(keep_within_bytes(cluster.clone(), shared.log.clone(), folder))),
+            ("retention", Box::pin(keep_bounded(cluster.clone(), shared.log.clone(), folder))),
         ];
         for (name, work) in background {
             let stopping = env.tasks.stopping();
@@ -376,11 +369,9 @@ fn config(settings: &Settings) -> Result<Config, openraft::ConfigError> {
         election_timeout_min: millis(settings.election_timeout_min),
         election_timeout_max: millis(settings.election_timeout_max),
         heartbeat_interval: millis(settings.heartbeat_interval),
-        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every),
-        max_in_snapshot_log_to_keep: LOG_KEPT.min(settings.snapshot_every),
-        replication_lag_threshold: settings.snapshot_every.saturating_mul(2).saturating_add(LOG_KEPT),
-        purge_batch_size: PURGE_BATCH.min(settings.snapshot_every),
+        // Both are `retention`'s part.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
         // A leader that comes back stands for election like everybody else: its state machine starts behind.
         enable_leader_restore: Some(false),

@@ -31,7 +31,7 @@ impl StoreBuilder<Types, Log, Machine, Folder> for Folders {
 fn open_both(folder: &Path) -> (Log, Machine) {
     let Opened { database, facts, .. } =
         open(folder, 1, Synchronous::Full, &Disk::Threads).unwrap_or_else(|error| panic!("{error}"));
-    (Log::new(database.into(), &facts, 1000), Machine::new(folder, Disk::Threads).unwrap())
+    (Log::new(database.into(), &facts, 1000, 32 << 20), Machine::new(folder, Disk::Threads).unwrap())
 }
 
 #[test]

@@ -33,6 +33,9 @@ pub(super) const WRITE_QUEUE_MAX: usize = 16_384;
 pub(super) const BATCH_WRITES_MAX: usize = 1024;
 /// Batches under way at a time.
 pub(super) const BATCHES_IN_FLIGHT: usize = 2;
+/// What a node that forwards a write keeps of its time for the leader's answer on its way back, at the most: what the leader
+/// knows of a write when the time is over is worth more than that it took too long.
+const WAY_BACK_MAX: Duration = Duration::from_millis(50);
 /// The pause before the leader is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -276,7 +279,8 @@ async fn forward(
     let writes = batch
         .iter()
         .map(|pending| ForwardedWrite { operation: pending.operation.clone(), quorum: pending.quorum });
-    let request = WriteRequest { writes: writes.collect(), patience_ms: millis(patience) };
+    let leaders = patience.saturating_sub(WAY_BACK_MAX.min(patience / 4));
+    let request = WriteRequest { writes: writes.collect(), patience_ms: millis(leaders) };
     let said: Result<WriteReply, CallError> =
         cluster.peers.say(to, url, PeerPath::RaftWrite, request, patience).await;
     match said {

@@ -139,6 +139,8 @@ pub struct Facts {
     pub purged: Option<Position>,
     /// The end of the log: the last entry, or `purged` without one.
     pub last: Option<Position>,
+    /// Bytes of all commands in the log.
+    pub bytes: u64,
 }
 
 /// Told the result of a write, on the database's thread, once it is on disk.
@@ -174,6 +176,7 @@ enum Request {
     },
     Read {
         indexes: Range<u64>,
+        bytes_max: usize,
         reply: oneshot::Sender<io::Result<Vec<Row>>>,
     },
     #[cfg(test)]
@@ -276,10 +279,10 @@ impl Database {
         self.sync(|done| Request::Remember { what: WAS_REMOVED, done }).await
     }
 
-    /// The entries of these indexes, as far as they are there.
-    pub async fn read(&self, indexes: Range<u64>) -> io::Result<Vec<Row>> {
+    /// The entries of these indexes, as far as they are there, until they reach `bytes_max`: at least one, if there is one.
+    pub async fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<Row>> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Read { indexes, reply });
+        self.send(Request::Read { indexes, bytes_max, reply });
         answer.await.map_err(|_| gone())?
     }
 

@@ -34,7 +34,7 @@ async fn append(database: &Database, rows: Vec<Row>) -> io::Result<()> {
 }
 
 async fn positions(database: &Database) -> Vec<Position> {
-    database.read(0..u64::MAX).await.unwrap().into_iter().map(|row| row.position).collect()
+    database.read(0..u64::MAX, usize::MAX).await.unwrap().into_iter().map(|row| row.position).collect()
 }
 
 fn vote(term: u64, committed: bool) -> VoteRecord {
@@ -72,8 +72,17 @@ async fn what_was_written_is_there_after_reopening() {
         Identity { storage_id: 42, cluster_id: Some("c1".into()), was_member: true, was_removed: false }
     );
     let at = |index| Some(Position { term: 2, index });
-    assert_eq!(facts, Facts { vote: Some(vote(2, false)), committed: at(4), purged: at(2), last: at(5) });
-    let read = database.read(0..5).await.unwrap();
+    assert_eq!(
+        facts,
+        Facts {
+            vote: Some(vote(2, false)),
+            committed: at(4),
+            purged: at(2),
+            last: at(5),
+            bytes: facts.bytes
+        }
+    );
+    let read = database.read(0..5, usize::MAX).await.unwrap();
     assert_eq!(read.iter().map(|row| row.position.index).collect::<Vec<_>>(), [3, 4]);
     assert_eq!(read[0].command.get(), row(2, 3).command.get());
 }
@@ -266,7 +275,7 @@ async fn a_full_disk_stops_everything_and_says_where() {
     // Even what would fit is refused from now on, and nothing of it is written.
     assert!(append(&database, rows(1, 10..11)).await.is_err());
     assert!(database.save_vote(vote(9, false)).await.is_err());
-    assert!(database.read(0..9).await.is_err());
+    assert!(database.read(0..9, usize::MAX).await.is_err());
     database.close();
     drop(database);
     let Opened { database, facts, .. } = open_ok(folder.path());

@@ -18,6 +18,8 @@ use crate::observe::LatencyRecorder;
 
 /// Rows of purged entries that one transaction deletes, at the most: a large delete would hold up the writes behind it.
 const PURGE_ROWS_MAX: u64 = 256;
+/// And bytes of their commands, but for the last of them.
+const PURGE_BYTES_MAX: u64 = 4 << 20;
 
 /// What is committed is written down with other writes, but not more often.
 const COMMITTED_EVERY: Duration = Duration::from_millis(100);
@@ -91,6 +93,8 @@ impl Writer {
             let sql = format!("SELECT term, index_ FROM logs ORDER BY index_ {order} LIMIT 1");
             self.connection.query_row(&sql, [], read_position).optional()
         };
+        // The size stands in the head of a row: what is in it is not read.
+        let sizes = "SELECT ifnull(sum(octet_length(command)), 0) FROM logs";
         let facts = Facts {
             vote: vote.map(|(term, voted_for)| VoteRecord { term, voted_for, committed }),
             committed: position("commit_term", "commit_index")?,
@@ -98,6 +102,7 @@ impl Writer {
             last: row("DESC")?
                 .filter(|last| purged.is_none_or(|purged| last.index > purged.index))
                 .or(purged),
+            bytes: self.connection.query_row(sizes, [], |row| row.get::<_, i64>(0))?.cast_unsigned(),
         };
         let first_row = row("ASC")?.map(|first| first.index);
         let identity = Identity {
@@ -183,7 +188,9 @@ impl Writer {
     ) -> Result<(), String> {
         for request in group.drain(..) {
             match request {
-                Request::Read { indexes, reply } => reads.push((reply, self.read(indexes))),
+                Request::Read { indexes, bytes_max, reply } => {
+                    reads.push((reply, self.read(indexes, bytes_max)));
+                }
                 #[cfg(test)]
                 Request::LimitPages { pages_max, done } => {
                     self.connection.pragma_update(None, "max_page_count", pages_max).map_err(text)?;
@@ -262,8 +269,8 @@ impl Writer {
                 self.truncate(after)
             }
             Request::Purge { through } => self.purge(through),
-            Request::Read { indexes, reply } => {
-                let rows = self.read(indexes);
+            Request::Read { indexes, bytes_max, reply } => {
+                let rows = self.read(indexes, bytes_max);
                 reads.push((reply, rows));
                 Ok(())
             }
@@ -323,7 +330,7 @@ impl Writer {
         if first > purged.index {
             return Ok(());
         }
-        let through = purged.index.min(first + PURGE_ROWS_MAX - 1);
+        let through = self.last_to_delete(first, purged.index.min(first + PURGE_ROWS_MAX - 1))?;
         let mut delete =
             self.connection.prepare_cached("DELETE FROM logs WHERE index_ <= ?1").map_err(text)?;
         delete.execute([through.cast_signed()]).map_err(text)?;
@@ -333,6 +340,24 @@ impl Writer {
         let next = next.query_row([], |row| row.get::<_, i64>(0)).optional().map_err(text)?;
         self.first_row = next.map(i64::cast_unsigned);
         Ok(())
+    }
+
+    /// The last of these rows that one transaction deletes.
+    fn last_to_delete(&self, first: u64, last: u64) -> Result<u64, String> {
+        // The size stands in the head of a row: what is in it is not read.
+        let sizes =
+            "SELECT index_, octet_length(command) FROM logs WHERE index_ BETWEEN ?1 AND ?2 ORDER BY index_";
+        let mut sizes = self.connection.prepare_cached(sizes).map_err(text)?;
+        let mut rows = sizes.query([first.cast_signed(), last.cast_signed()]).map_err(text)?;
+        let mut bytes = 0;
+        while let Some(row) = rows.next().map_err(text)? {
+            let (index, size): (i64, i64) = (row.get(0).map_err(text)?, row.get(1).map_err(text)?);
+            bytes += size.cast_unsigned();
+            if bytes >= PURGE_BYTES_MAX {
+                return Ok(index.cast_unsigned());
+            }
+        }
+        Ok(last)
     }
 
     /// Writes down what is committed, at times: it is a hint that lets a node that starts apply at once what it would
@@ -379,17 +404,20 @@ impl Writer {
         Ok(())
     }
 
-    fn read(&self, indexes: std::ops::Range<u64>) -> io::Result<Vec<Row>> {
+    fn read(&self, indexes: std::ops::Range<u64>, bytes_max: usize) -> io::Result<Vec<Row>> {
         let from = self.facts.purged.map_or(indexes.start, |purged| indexes.start.max(purged.index + 1));
         let bounds = [from, indexes.end].map(|index| i64::try_from(index).unwrap_or(i64::MAX));
         let select =
             "SELECT term, index_, command FROM logs WHERE index_ >= ?1 AND index_ < ?2 ORDER BY index_";
         let mut select = self.connection.prepare_cached(select).map_err(io::Error::other)?;
         let mut rows = select.query(bounds).map_err(io::Error::other)?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(io::Error::other)? {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while bytes < bytes_max
+            && let Some(row) = rows.next().map_err(io::Error::other)?
+        {
             let position = read_position(row).map_err(io::Error::other)?;
             let command: String = row.get(2).map_err(io::Error::other)?;
+            bytes += command.len();
             let command = RawValue::from_string(command).map_err(|error| {
                 io::Error::other(format!("entry {} of the log is no JSON: {error}", position.index))
             })?;

@@ -188,7 +188,7 @@ impl Play {
             open(folder.path(), ME, Synchronous::Full, &Disk::Simulated(disk)).unwrap();
         database.join_cluster(CLUSTER).await.unwrap();
         database.become_member().await.unwrap();
-        let mut log = Log::new(Arc::new(database), &facts, 1000);
+        let mut log = Log::new(Arc::new(database), &facts, 1000, 32 << 20);
         log.append(entries, IOFlushed::noop()).await.unwrap();
         // On disk after everything before it.
         log.save_vote(&vote).await.unwrap();
@@ -237,6 +237,7 @@ impl Play {
             heartbeat_interval: HEARTBEAT,
             max_missed_heartbeats: MISSED_MAX,
             snapshot_every: 1_000_000,
+            snapshot_every_bytes: 64 << 20,
             synchronous: Synchronous::Full,
             write_timeout: Duration::from_secs(1),
             read_timeout: Duration::from_secs(1),

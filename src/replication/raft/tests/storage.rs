@@ -110,7 +110,7 @@ async fn many_entries_of_one_request_are_one_transaction() {
     database.save_vote(vote(1, 1)).await.unwrap();
     let before = database.stats().transactions;
     append(&database, rows(1, 1..5001));
-    assert_eq!(database.read(0..u64::MAX).await.unwrap().len(), 5000);
+    assert_eq!(database.read(0..u64::MAX, usize::MAX).await.unwrap().len(), 5000);
     assert_eq!(database.stats().transactions, before + 1);
 }
 
@@ -134,7 +134,7 @@ async fn a_closed_database_refuses_everything() {
     database.append(rows(1, 1..2), Box::new(move |result| told.send(result.is_err()).unwrap()));
     assert!(heard.recv().unwrap());
     assert!(database.save_vote(vote(1, 1)).await.is_err());
-    assert!(database.read(0..9).await.is_err());
+    assert!(database.read(0..9, usize::MAX).await.is_err());
     assert_eq!(facts_of(folder.path()), Facts::default());
 }
 
@@ -155,7 +155,7 @@ async fn a_power_cut_after_a_log_was_cut_back_leaves_a_folder_that_opens() {
     append(&database, rows(1, 1..9));
     database.truncate(Some(3));
     // On disk by the time that a request behind it is answered.
-    assert_eq!(database.read(0..99).await.unwrap().len(), 3);
+    assert_eq!(database.read(0..99, usize::MAX).await.unwrap().len(), 3);
     assert_eq!(facts_of(copy(folder.path()).path()).last, Some(position((1, 3))));
 }
 
@@ -170,7 +170,7 @@ async fn a_log_is_not_cut_back_below_what_was_purged() {
     database.close();
     let Opened { database, facts, .. } = open_ok(folder.path());
     assert_eq!((facts.purged, facts.last), (Some(position((1, 5))), Some(position((2, 7)))));
-    let read = database.read(0..99).await.unwrap();
+    let read = database.read(0..99, usize::MAX).await.unwrap();
     assert_eq!(read.iter().map(|row| row.position).collect::<Vec<_>>(), [position((2, 6)), position((2, 7))]);
 }
 
@@ -207,7 +207,7 @@ async fn an_entry_can_be_read_before_it_is_on_disk_and_is_told_only_then() {
     let disk = SimulatedDisk { latency: Arc::new(move || latency), tasks: Tasks::new() };
     let Opened { database, facts, .. } = open(folder.path(), 1, Synchronous::Full, &Disk::Simulated(disk))
         .unwrap_or_else(|error| panic!("{error}"));
-    let mut log = Log::new(database.into(), &facts, 1000);
+    let mut log = Log::new(database.into(), &facts, 1000, 32 << 20);
     let begun = Instant::now();
     let (signal, flushed) = <OneshotOf<Types> as Oneshot>::channel();
     log.append(entries(1, 1..4), IOFlushed::signal(signal)).await.unwrap();
@@ -221,14 +221,14 @@ async fn an_entry_can_be_read_before_it_is_on_disk_and_is_told_only_then() {
 async fn a_purged_entry_is_read_neither_from_memory_nor_after_reopening() {
     let folder = Folder::new();
     let Opened { database, facts, .. } = open_ok(folder.path());
-    let mut log = Log::new(database.into(), &facts, 1000);
+    let mut log = Log::new(database.into(), &facts, 1000, 32 << 20);
     log.append(entries(1, 0..9), IOFlushed::noop()).await.unwrap();
     log.purge(log_id((1, 5))).await.unwrap();
     let left: Vec<At> = (6..9).map(|index| (1, index)).collect();
     assert_eq!((ids(&mut log).await, log.ends()), (left.clone(), (6, 9)));
     drop(log);
     let Opened { database, facts, .. } = open_ok(folder.path());
-    let mut log = Log::new(database.into(), &facts, 1000);
+    let mut log = Log::new(database.into(), &facts, 1000, 32 << 20);
     assert_eq!((ids(&mut log).await, log.ends()), (left, (6, 9)));
 }
 
@@ -236,7 +236,7 @@ async fn a_purged_entry_is_read_neither_from_memory_nor_after_reopening() {
 async fn a_log_that_a_snapshot_overtook_goes_on_after_it() {
     let folder = Folder::new();
     let Opened { database, facts, .. } = open_ok(folder.path());
-    let mut log = Log::new(database.into(), &facts, 1000);
+    let mut log = Log::new(database.into(), &facts, 1000, 32 << 20);
     log.append(entries(1, 0..9), IOFlushed::noop()).await.unwrap();
     log.purge(log_id((4, 100))).await.unwrap();
     let state = log.get_log_state().await.unwrap();
@@ -248,5 +248,5 @@ async fn a_log_that_a_snapshot_overtook_goes_on_after_it() {
     assert_eq!(ids(&mut log).await, [(5, 101), (5, 102)]);
     drop(log);
     let Opened { database, facts, .. } = open_ok(folder.path());
-    assert_eq!(ids(&mut Log::new(database.into(), &facts, 1000)).await, [(5, 101), (5, 102)]);
+    assert_eq!(ids(&mut Log::new(database.into(), &facts, 1000, 32 << 20)).await, [(5, 101), (5, 102)]);
 }
