@@ -35,8 +35,6 @@ const LONG: Duration = Duration::from_secs(60);
 const DISTURBED: Duration = Duration::from_secs(30);
 /// How often a leader is killed amid that.
 const DISTURBED_KILLS: usize = 10;
-/// Threads that do nothing but compute: twice as many as this machine has processors, or more.
-const SPINNERS: usize = 4;
 /// Threads that do nothing but write so many bytes and sync them, where the members' data is.
 const SYNCERS: usize = 2;
 const SYNCED_BYTES: usize = 1 << 20;
@@ -299,10 +297,11 @@ pub(super) fn measure(programs: &Programs, commit: &str, machine: &str) -> Resul
     let synced = disturbance.end()?;
     let _ = writeln!(
         text,
-        "{} s at 64 clients while {SPINNERS} threads compute without a pause and {SYNCERS} write {} MiB and sync it, again and \
+        "{} s at 64 clients while {} threads compute without a pause and {SYNCERS} write {} MiB and sync it, again and \
          again ({} times in all): {} (asked: no change; met: {}). Killed {DISTURBED_KILLS} times amid that, a leader was \
          followed by the next acknowledged write after {} ms ({}–{}).",
         DISTURBED.as_secs(),
+        spinners(),
         SYNCED_BYTES >> 20,
         number(synced as f64),
         amid.text,
@@ -349,6 +348,11 @@ fn long_load(members: &Members, length: Duration) -> Result<Seen, String> {
     Ok(Seen { text, p999_ms: quantile(0.999), is_lead_changed: term != term_after })
 }
 
+/// Threads that do nothing but compute: twice as many as there are processors.
+fn spinners() -> usize {
+    2 * thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Others on the same machine, who want its processors and its disk for themselves.
 struct Disturbance {
     is_over: Arc<AtomicBool>,
@@ -359,7 +363,7 @@ struct Disturbance {
 impl Disturbance {
     fn start(folder: &Path) -> Disturbance {
         let is_over = Arc::new(AtomicBool::new(false));
-        let spinners = (0..SPINNERS).map(|_| {
+        let spinners = (0..spinners()).map(|_| {
             let is_over = is_over.clone();
             thread::spawn(move || while !is_over.load(Ordering::Relaxed) {})
         });

@@ -65,7 +65,7 @@ impl Replication {
         }
     }
 
-    /// The cluster as this node sees it. Cheaper than [`Replication::health`].
+    /// The cluster as this node sees it.
     pub fn overview(&self) -> Overview {
         match self {
             Replication::Quorum(quorum) => quorum.overview(),

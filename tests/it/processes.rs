@@ -155,6 +155,13 @@ impl Process {
         self.child = Some(child);
     }
 
+    /// Starts it at any free port, with all else as it is.
+    pub(crate) fn start_at_another_port(&mut self) {
+        self.port = Port::take();
+        self.set("PORT", &self.port.number.to_string());
+        self.start();
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }

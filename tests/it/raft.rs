@@ -179,6 +179,20 @@ fn a_minority_refuses_and_the_majority_goes_on() {
     });
     let data = members.converged(&members.all());
     assert_eq!(data["k"].1, 3);
+
+    // A minority with the leader in it: the others go on, and what it still believes when it wakes up does no harm.
+    let leader = members.leader();
+    let other = (leader + 1) % 3;
+    members.nodes[leader].freeze();
+    until("the majority goes on", || {
+        let answer = write(&members, other, "/write", "k", 4);
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+    members.nodes[leader].thaw();
+    let read = members.nodes[leader].get("/read?key=k&consistency=linearizable").unwrap();
+    assert!(read.status == 503 || read.body["value"] == json!([4]), "{read:?}");
+    let data = members.converged(&members.all());
+    assert_eq!(data["k"].1, 4);
 }
 
 /// What clients were told of their writes: each writes keys of its own, each key once.
@@ -284,6 +298,10 @@ fn a_member_away_for_longer_than_the_log_gets_a_snapshot() {
     }
     let folder = members.folder.join(format!("n{leader}"));
     assert!(folder.join("snapshot").exists());
+    let begins = members.nodes[leader].get("/api/logs?from=0&limit=1").unwrap();
+    assert_eq!((begins.status, &begins.body["error"]), (410, &json!("purged")), "{begins:?}");
+    let had = members.folder.join(format!("n{away}")).join("snapshot").exists();
+    assert!(!had, "it was away before there was any");
     members.restart(&[away]);
     let data = members.converged(&members.all());
     assert_eq!((data.len(), data["k49"]), (50, (300, 299)));
@@ -531,4 +549,66 @@ fn a_leader_that_is_asked_to_lead_goes_on() {
     assert_eq!(to.status, 200, "{to:?}");
     let answer = write(&members, 0, "/write", "k", 1);
     assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[test]
+fn a_node_that_cannot_use_its_folder_says_which_and_what_to_do() {
+    let mut members = Members::started(1, &[("SNAPSHOT_EVERY", "10")]);
+    for number in 0..30 {
+        assert_eq!(write(&members, 0, "/write", "k", number).status, 200);
+    }
+    let folder = members.folder.join("n0");
+    let ends = |node: &mut Process, expected: &str| {
+        let status = node.exit();
+        let log = node.log();
+        assert!(!status.success(), "{expected}: {log}");
+        assert!(log.contains(expected) && log.contains(&*folder.to_string_lossy()), "{expected}: {log}");
+    };
+    let mut twin = members.twin(0);
+    twin.start_at_another_port();
+    ends(&mut twin, "is in use by another process");
+
+    members.kill(&[0]);
+    let (database, snapshot) = (folder.join("raft.sqlite"), folder.join("snapshot"));
+    for (file, expected) in [(&snapshot, "is damaged"), (&database, "is damaged")] {
+        let good = std::fs::read(file).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle..].fill(0xff);
+        bad[..16].fill(b'#');
+        std::fs::write(file, bad).unwrap();
+        members.restart(&[0]);
+        ends(&mut members.nodes[0], expected);
+        std::fs::write(file, good).unwrap();
+    }
+    let permissions = std::fs::metadata(&folder).unwrap().permissions();
+    let mut read_only = permissions.clone();
+    read_only.set_readonly(true);
+    std::fs::set_permissions(&folder, read_only).unwrap();
+    members.restart(&[0]);
+    ends(&mut members.nodes[0], "is read-only");
+    std::fs::set_permissions(&folder, permissions).unwrap();
+
+    // None of that has changed anything.
+    members.restart(&[0]);
+    members.nodes[0].wait_ready();
+    assert_eq!(write(&members, 0, "/write", "k", 30).body["version"], 31);
+}
+
+#[test]
+fn nodes_join_by_the_names_and_addresses_that_people_type() {
+    let mut members = Members::new(3, &[]);
+    let ports: Vec<u16> = members.nodes.iter().map(|node| node.addr().port()).collect();
+    for nth in members.all() {
+        let peers: Vec<String> = ports[..nth].iter().map(|port| format!("localhost:{port}")).collect();
+        let node = &mut members.nodes[nth];
+        ["HOST", "NODE_ID", "PEERS"].iter().for_each(|name| node.unset(name));
+        node.set("SERVER_ID", &format!("n{nth}"));
+        if nth > 0 {
+            node.set("PEERS", &peers.join(","));
+        }
+        node.start();
+    }
+    members.wait_voters(3);
+    assert_eq!(write(&members, 2, "/write", "k", 1).status, 200);
 }

@@ -48,7 +48,7 @@ const PORT_TRIES: usize = 5;
 pub struct ClusterOptions {
     /// Followers beside the leader, 1 to 64.
     pub followers: usize,
-    /// `WRITE_QUORUM` of the leader.
+    /// `WRITE_QUORUM` of the leader; in raft mode of all nodes.
     pub write_quorum: usize,
     /// `MIN_DELAY` of the leader.
     pub min_delay: Duration,
@@ -197,6 +197,10 @@ impl LocalCluster {
                 ("PEERS", peers.trim_end_matches(',').to_owned()),
                 ("BOOTSTRAP", u8::from(is_first).to_string()),
             ]);
+            // A majority is what it is without being asked for, also with other members later on.
+            if options.write_quorum > options.followers.div_ceil(2) {
+                env.push(("WRITE_QUORUM", options.write_quorum.to_string()));
+            }
         } else if is_first {
             let followers: Vec<&str> = self.followers.iter().map(PeerUrl::as_str).collect();
             env.extend([

@@ -23,25 +23,26 @@ pub struct ClusterArgs {
     /// How writes are replicated: quorum (in memory, a fixed leader) or raft (on disk, an elected one)
     #[arg(long, default_value = "quorum", value_parser = ["quorum", "raft"])]
     mode: String,
-    /// Followers beside the leader (quorum mode)
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    followers: usize,
-    /// Members (raft mode)
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    nodes: usize,
+    /// Followers beside the leader (quorum mode) [default: 5]
+    #[arg(long, value_name = "N")]
+    followers: Option<usize>,
+    /// Members (raft mode) [default: 5]
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
     /// A folder for the data of all members, kept for the next time, which then needs the same ports (raft mode)
     /// [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Followers that must hold a write before it is acknowledged [default: 3, or N if that is less]
+    /// Followers that must hold a write before it is acknowledged [default: 3, or N if that is less; raft mode: what a
+    /// majority is made of]
     #[arg(long, value_name = "W")]
     write_quorum: Option<usize>,
-    /// Shortest delay injected before an entry goes to a follower
-    #[arg(long, value_name = "DURATION", default_value = "0.1ms", value_parser = parse_duration)]
-    min_delay: Duration,
-    /// Longest delay injected before an entry goes to a follower
-    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = parse_duration)]
-    max_delay: Duration,
+    /// Shortest delay injected before an entry goes to a follower (quorum mode) [default: 0.1ms]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    min_delay: Option<Duration>,
+    /// Longest delay injected before an entry goes to a follower (quorum mode) [default: 1ms]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    max_delay: Option<Duration>,
     /// The first node's port, the others having the next ones; 0 for any that are free [default: 8000, raft mode: 9000]
     #[arg(long, value_name = "PORT")]
     base_port: Option<u16>,
@@ -50,21 +51,53 @@ pub struct ClusterArgs {
     log: String,
 }
 
+impl ClusterArgs {
+    /// What belongs to the other mode is refused, not passed over.
+    fn check_mode(&self) -> Result<(), String> {
+        let (others, other) = match self.mode.as_str() {
+            "raft" => (
+                vec![
+                    ("--followers", self.followers.is_some()),
+                    ("--min-delay", self.min_delay.is_some()),
+                    ("--max-delay", self.max_delay.is_some()),
+                ],
+                "quorum mode; in raft mode say --nodes, and there are no injected delays",
+            ),
+            _ => (
+                vec![("--nodes", self.nodes.is_some()), ("--data", self.data.is_some())],
+                "--mode raft; in quorum mode say --followers, and everything is in memory",
+            ),
+        };
+        match others.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(format!("{flag} belongs to {other}")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Runs the cluster until SIGINT or SIGTERM; fails when all its nodes are dead.
 pub(super) async fn run(args: ClusterArgs) -> Result<(), CliError> {
     let mut signals = StopSignals::catch()?;
+    args.check_mode().map_err(CliError::Usage)?;
     let is_raft = args.mode == "raft";
     let temporary = (is_raft && args.data.is_none()).then(|| Temporary::new("cluster"));
     let base_port = args.base_port.unwrap_or(if is_raft { 9000 } else { 8000 });
-    if is_raft && args.nodes == 0 {
+    let followers = match is_raft {
+        true => args.nodes.unwrap_or(5).checked_sub(1),
+        false => Some(args.followers.unwrap_or(5)),
+    };
+    let Some(followers) = followers else {
         return Err(CliError::Usage("--nodes 0: a cluster has at least one member".into()));
-    }
-    let followers = if is_raft { args.nodes - 1 } else { args.followers };
+    };
     let options = ClusterOptions {
         followers,
-        write_quorum: args.write_quorum.unwrap_or(followers.clamp(1, 3)),
-        min_delay: args.min_delay,
-        max_delay: args.max_delay,
+        write_quorum: args.write_quorum.unwrap_or(if is_raft {
+            followers.div_ceil(2)
+        } else {
+            followers.clamp(1, 3)
+        }),
+        min_delay: args.min_delay.unwrap_or(Duration::from_micros(100)),
+        max_delay: args.max_delay.unwrap_or(Duration::from_millis(1)),
         base_port: Some(base_port).filter(|port| *port != 0),
         raft_data: match &temporary {
             Some(folder) => Some(folder.path().to_owned()),
@@ -129,8 +162,12 @@ impl Drop for Temporary {
 fn check(options: &ClusterOptions) -> Result<(), String> {
     if options.raft_data.is_some() {
         return match options.followers {
-            0..=FOLLOWERS_MAX => Ok(()),
-            many => Err(format!("--nodes {}: at most {}", many + 1, FOLLOWERS_MAX + 1)),
+            FOLLOWERS_MAX.. => Err(format!("--nodes {}: at most {FOLLOWERS_MAX}", options.followers + 1)),
+            followers if options.write_quorum > followers => Err(format!(
+                "--write-quorum {}: it counts followers, of which there are {followers}",
+                options.write_quorum
+            )),
+            _ => Ok(()),
         };
     }
     if !(1..=FOLLOWERS_MAX).contains(&options.followers) {
@@ -167,7 +204,8 @@ fn announcement(cluster: &LocalCluster, options: &ClusterOptions) -> String {
     let nodes = options.followers + 1;
     let promise = match options.raft_data {
         Some(_) => {
-            format!("a write is acknowledged once {} of {nodes} members have it on disk", nodes / 2 + 1)
+            let members = options.write_quorum.max(nodes / 2) + 1;
+            format!("a write is acknowledged once {members} of {nodes} members have it on disk")
         }
         None => {
             format!("a write is acknowledged by {} of {} followers", options.write_quorum, options.followers)
@@ -214,6 +252,26 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_the_other_mode_is_refused() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ClusterArgs,
+        }
+        let check = |line: &str| {
+            let words = std::iter::once("cluster").chain(line.split_whitespace());
+            <Line as clap::Parser>::parse_from(words).args.check_mode()
+        };
+        for right in ["", "--followers 3 --min-delay 0ms", "--mode raft --nodes 3 --data x --write-quorum 2"]
+        {
+            assert_eq!(check(right), Ok(()), "{right}");
+        }
+        for wrong in ["--nodes 3", "--data x", "--mode raft --followers 3", "--mode raft --max-delay 1ms"] {
+            assert!(check(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn options_that_cannot_work_are_refused_before_anything_is_started() {
         assert!(check(&options()).is_ok());
         for wrong in [
@@ -227,5 +285,9 @@ mod tests {
             assert!(check(&wrong).is_err(), "{wrong:?}");
         }
         assert!(check(&ClusterOptions { base_port: Some(65_530), ..options() }).is_ok());
+        let raft = || ClusterOptions { raft_data: Some("x".into()), followers: 4, ..options() };
+        assert!(check(&raft()).is_ok());
+        assert!(check(&ClusterOptions { write_quorum: 5, ..raft() }).is_err());
+        assert!(check(&ClusterOptions { followers: FOLLOWERS_MAX, ..raft() }).is_err());
     }
 }

@@ -209,7 +209,7 @@ impl RaftStateMachine<Types> for Machine {
             snapshots.put(covers, &snapshot)?;
             Ok::<_, io::Error>(contents)
         };
-        let contents = self.disk.work(load).await?;
+        let contents = self.disk.work(load).await.map_err(|error| self.snapshots.named(&error))?;
         *self.store.write() = Arc::new(contents.store);
         self.version = contents.version;
         self.last_applied = meta.last_log_id;
@@ -243,7 +243,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let (snapshots, meta, version) = (self.snapshots.clone(), self.meta.clone(), self.version);
         let (store, view) = (self.store.clone(), self.view.clone());
         let write = move || snapshots.write(meta, version, || view.next_page(&store, PAGE_BYTES));
-        let snapshot = self.disk.work(write).await?;
+        let snapshot = self.disk.work(write).await.map_err(|error| self.snapshots.named(&error))?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot })
     }
 }

@@ -76,6 +76,12 @@ impl InUse {
         self.held.lock().clone()
     }
 
+    /// An error of this folder: it stops the node, and says where.
+    pub fn named(&self, error: &io::Error) -> io::Error {
+        let folder = self.folder.display();
+        io::Error::new(error.kind(), format!("no snapshot can be kept in {folder}: {error}"))
+    }
+
     /// Writes a snapshot of what `next_page` gives until it gives nothing, and puts it in place, unless a newer one came
     /// meanwhile. One at a time. Blocks.
     pub fn write(
