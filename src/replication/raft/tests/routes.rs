@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Membership;
@@ -14,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::super::database::testing::Folder;
 use super::super::message::{
@@ -22,7 +23,7 @@ use super::super::message::{
     ReadIndexRequest, SnapshotPart, SnapshotPartReply, WriteReply, WriteRequest, WriteResult,
 };
 use super::super::snapshot;
-use super::super::types::{Operation, SnapshotMeta, StoredMembership, Types, Vote};
+use super::super::types::{Operation, SnapshotMeta, StorageId, StoredMembership, Types, Vote};
 use super::played::*;
 use super::{entry, log_id, put, write};
 use crate::replication::outcome::{ReadError, ReadOptions, Role};
@@ -301,6 +302,31 @@ async fn join_makes_a_voter_of_a_node_that_takes_the_log() {
     let stranger: Result<JoinReply, Refusal> = ask(&play, PeerPath::RaftJoin, &stranger).await;
     assert_eq!(stranger.unwrap_err().reason, RefusalReason::WrongCluster);
     assert!(play.raft.members().iter().all(|member| member.storage_id != 5));
+}
+
+/// One that asks again and again, and then dies, must not hold up the others for as often as it asked, nor come back from
+/// the queue after it was removed.
+#[tokio::test(start_paused = true)]
+async fn join_is_asked_for_many_times_and_waits_once() {
+    let play = Play::leading().await;
+    play.peers(|said| if said.to == 4 { None } else { obedient(said) });
+    for _ in 0..20 {
+        let reply: JoinReply = ask(&play, PeerPath::RaftJoin, &join_request()).await.unwrap();
+        assert!(reply.is_accepted);
+        sleep(HEARTBEAT).await;
+    }
+    let is_member =
+        |play: &Play, id: StorageId| play.raft.members().iter().any(|member| member.storage_id == id);
+    play.until("it is a learner", |play| is_member(play, 4)).await;
+    let other = JoinRequest { storage_id: 5, node_id: "n5".into(), url: url(5), ..join_request() };
+    let reply: JoinReply = ask(&play, PeerPath::RaftJoin, &other).await.unwrap();
+    assert!(reply.is_accepted);
+    let asked = Instant::now();
+    play.until("the next one has its turn", |play| is_member(play, 5)).await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    play.raft.remove_member("n4").await.unwrap();
+    sleep(LONG).await;
+    assert!(!is_member(&play, 4));
 }
 
 #[tokio::test(start_paused = true)]
