@@ -469,7 +469,7 @@ fn a_write_quorum_above_the_majority_is_met_or_missed_and_never_refused_once_it_
     assert_eq!((answer.status, &answer.body["acks"], &answer.body["quorum"]), (200, &json!(2), &json!(2)));
 
     members.nodes[frozen].freeze();
-    let answer = write(&members, other, "/write", "k", 2);
+    let answer = write(&members, leader, "/write", "k", 2);
     assert_eq!((answer.status, &answer.body["error"]), (504, &json!("quorum_timeout")), "{answer:?}");
     let told = [&answer.body["version"], &answer.body["acks"], &answer.body["quorum"]];
     assert_eq!(told, [&json!(2), &json!(1), &json!(2)], "{answer:?}");

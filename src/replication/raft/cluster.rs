@@ -3,11 +3,14 @@
 //! All of it is read from openraft's metrics, which are a copy that runs behind by a moment. Nothing here is used to
 //! decide what is committed; that is openraft's alone.
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, ServerState};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::Core;
@@ -17,6 +20,9 @@ use super::peers::Peers;
 use super::types::StorageId;
 use super::writes::no_quorum;
 use crate::replication::outcome::{FollowerHealth, Unavailable, WriteError, millis};
+
+/// Bytes of the newest entries of the log in memory, at the most.
+const LOG_CACHE_BYTES_MAX: usize = 64 << 20;
 
 /// A member's settings, checked: `heartbeat_interval < election_timeout_min < election_timeout_max`.
 #[derive(Clone, Debug)]
@@ -56,9 +62,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Bytes of the newest entries of the log that stay in memory.
+    /// Bytes of the newest entries of the log that stay in memory: half of what comes between snapshots, within limits.
     pub(super) fn log_cache_bytes(&self) -> usize {
-        usize::try_from(self.snapshot_every_bytes / 2).unwrap_or(usize::MAX)
+        let batches = self.batch_max_bytes.saturating_mul(2);
+        let half = usize::try_from(self.snapshot_every_bytes / 2).unwrap_or(usize::MAX);
+        half.min(LOG_CACHE_BYTES_MAX).max(batches)
     }
 
     /// Silence for longer than this means that others may have been elected, or that somebody is gone.
@@ -75,6 +83,8 @@ pub(super) struct Cluster {
     pub core: Core,
     /// The way to the others.
     pub peers: Arc<Peers>,
+    /// When this leader first counted its followers, by term.
+    leads: Mutex<BTreeMap<u64, Instant>>,
 }
 
 /// What a write waits for.
@@ -82,8 +92,15 @@ pub(super) struct Cluster {
 pub(super) struct Quorum {
     /// So many followers, the leader not included.
     pub followers: usize,
-    /// No more than a majority is made of: then it is met once the write is committed, whoever votes by then.
-    pub is_majority: bool,
+    /// As many as a majority was made of when it was settled.
+    pub majority: usize,
+}
+
+impl Quorum {
+    /// Then it is met once the write is committed, whoever votes by then.
+    fn is_majority(self) -> bool {
+        self.followers <= self.majority
+    }
 }
 
 /// Who leads.
@@ -99,6 +116,10 @@ pub(super) struct Leader {
 }
 
 impl Cluster {
+    pub(super) fn new(settings: Settings, core: Core, peers: Arc<Peers>) -> Cluster {
+        Cluster { settings, core, peers, leads: Mutex::default() }
+    }
+
     /// Whether this node takes itself for the leader.
     pub(super) fn is_leader(&self) -> bool {
         self.core.metrics().borrow_watched().state == ServerState::Leader
@@ -157,15 +178,15 @@ impl Cluster {
                 _ => WriteError::Invalid(message),
             });
         }
-        Ok(Quorum { followers: asked.max(majority), is_majority: asked <= majority })
+        Ok(Quorum { followers: asked.max(majority), majority })
     }
 
     /// The quorum of a write that this leader is about to append, if so many followers are up. That a majority is, is
-    /// another question ([`Cluster::check_quorum`]).
-    pub(super) fn admit(&self, asked: Option<u64>) -> Result<Quorum, WriteError> {
+    /// another question ([`Cluster::check_quorum`]). `up` is how many are, once somebody wants to know.
+    pub(super) fn admit(&self, asked: Option<u64>, up: &OnceCell<usize>) -> Result<Quorum, WriteError> {
         let quorum = self.quorum(asked)?;
-        if !quorum.is_majority {
-            let up = self.followers().iter().filter(|follower| follower.state == "up").count();
+        if !quorum.is_majority() {
+            let up = *up.get_or_init(|| self.followers_up());
             if up < quorum.followers {
                 let message = format!(
                     "{up} followers that vote are up, {} are needed: nothing was stored; try again, or ask for fewer with \
@@ -178,12 +199,28 @@ impl Cluster {
         Ok(quorum)
     }
 
+    /// Followers that vote and are up. A leader that has just been elected has heard from nobody yet, and takes all for up.
+    fn followers_up(&self) -> usize {
+        let is_new = {
+            let term = self.core.metrics().borrow_watched().current_term;
+            let mut leads = self.leads.lock();
+            let since = *leads.entry(term).or_insert_with(Instant::now);
+            leads.retain(|other, _| *other == term);
+            since.elapsed() < self.peers.patience
+        };
+        let is_up = |follower: &&FollowerHealth| {
+            let is_unheard = is_new && follower.missed_heartbeats == u32::MAX && follower.problem.is_none();
+            follower.state == "up" || is_unheard
+        };
+        self.followers().iter().filter(is_up).count()
+    }
+
     /// Waits until as many followers that vote as `quorum` says have the entry of `index`, which is committed, on disk.
     /// Gives the number that have, when there are enough or the deadline is over.
     pub(super) async fn wait_for_acks(&self, index: u64, quorum: Quorum, deadline: Instant) -> usize {
         let mut metrics = self.core.metrics();
         // Committed means that a majority has it, even if the metrics do not show it yet.
-        let least = if quorum.is_majority { quorum.followers } else { 0 };
+        let least = quorum.majority;
         loop {
             let acks = {
                 let metrics = metrics.borrow_and_update();

@@ -42,7 +42,7 @@ use crate::wire::{CallError, PeerPath, Refusal, RefusalReason};
 pub(super) const JOIN_QUEUE_MAX: usize = 64;
 /// How long a learner may take to catch up before the next one gets its turn; it asks again.
 const CATCH_UP_MAX: Duration = Duration::from_secs(30);
-/// How long a learner that is to catch up may be silent.
+/// How long a learner that is to catch up may be silent, or as long as it takes to be down, if that is longer.
 const SILENT_LEARNER_MAX: Duration = Duration::from_secs(3);
 /// Entries that a learner may be behind to become a voter.
 const BEHIND_MAX: u64 = 16;
@@ -213,7 +213,7 @@ async fn finish_change(cluster: &Cluster, seen: Option<LogId>) -> Result<Option<
         committed.log_id().filter(|_| is_unfinished)
     };
     if unfinished.is_some() && unfinished == seen {
-        tracing::info!("finishing the change of members that another leader began");
+        tracing::info!("finishing a change of members that was left unfinished");
         // Adds nobody; who was to go is no learner either.
         change_to(cluster, ChangeMembers::AddVoterIds(BTreeSet::new()), false).await?;
     }
@@ -243,10 +243,11 @@ async fn remove_gone(cluster: &Cluster) -> Result<(), String> {
 async fn caught_up(cluster: &Cluster, storage_id: StorageId) -> Result<(), String> {
     let mut metrics = cluster.core.metrics();
     let begun = Instant::now();
+    let silent_max = SILENT_LEARNER_MAX.max(cluster.peers.patience);
     loop {
         let silence = cluster.silence_of(storage_id).unwrap_or(begun.elapsed()).min(begun.elapsed());
-        if silence > SILENT_LEARNER_MAX {
-            return Err(format!("it has not answered for {SILENT_LEARNER_MAX:?}"));
+        if silence > silent_max {
+            return Err(format!("it has not answered for {silent_max:?}"));
         }
         let lag = {
             let metrics = metrics.borrow_and_update();
@@ -261,7 +262,7 @@ async fn caught_up(cluster: &Cluster, storage_id: StorageId) -> Result<(), Strin
             return Ok(());
         }
         // Silence changes nothing.
-        if let Ok(changed) = timeout(SILENT_LEARNER_MAX, metrics.changed()).await {
+        if let Ok(changed) = timeout(silent_max, metrics.changed()).await {
             changed.map_err(|_| "the node stops")?;
         }
     }
@@ -693,7 +694,9 @@ pub(super) fn check_complete(peers: &Peers) -> Result<(), Unavailable> {
     if peers.was_member() {
         return Ok(());
     }
-    let message = "this node has joined its cluster and has not caught up with it yet: ask another one";
+    let waits = peers.standing().waits_for.map_or_else(String::new, |what| format!(" ({what})"));
+    let message =
+        format!("this node is to join its cluster and has not caught up with it yet{waits}: ask another one");
     Err(Unavailable::new("incomplete", message))
 }
 

@@ -110,6 +110,7 @@ pub enum WriteResult {
         message: String,
     },
     /// See [`WriteError::TooFew`].
+    #[serde(alias = "unknown")]
     TooFew {
         /// The version it was given.
         version: Version,

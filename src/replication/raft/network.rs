@@ -245,19 +245,17 @@ impl Receiver {
             || refusal(RefusalReason::SnapshotDiscarded, "this part follows none that is known here");
         let whole = {
             let mut staging = self.staging.lock();
+            let came_before = |staging: &Staging| staging.sending == sending && staging.next == number + 1;
+            if !is_last && staging.as_ref().is_some_and(came_before) {
+                // The answer was lost, and the transport has sent it again.
+                return Ok(encode(&SnapshotPartReply { vote: None }));
+            }
             if number == 0 {
                 let stage = Stage::begin(&self.folder, sending).map_err(disk)?;
                 *staging = Some(Staging { sending, next: 0, stage });
             }
-            let current =
-                staging.as_mut().filter(|staging| staging.sending == sending).ok_or_else(discarded)?;
-            if !is_last && current.next == number + 1 {
-                // It came before: the answer was lost, and the transport has sent it again.
-                return Ok(encode(&SnapshotPartReply { vote: None }));
-            }
-            if current.next != number {
-                return Err(discarded());
-            }
+            let follows = |staging: &&mut Staging| staging.sending == sending && staging.next == number;
+            let current = staging.as_mut().filter(follows).ok_or_else(discarded)?;
             current.next += 1;
             for line in &lines {
                 current.stage.line(line.get().as_bytes()).map_err(disk)?;

@@ -93,7 +93,7 @@ impl Raft {
         let network = Network { peers: peers.clone(), disk: env.disk.clone() };
         let core = Core::new(storage_id, config, network, log.clone(), machine).await;
         let core = core.map_err(|error| failed(error.to_string()))?;
-        let cluster = Arc::new(Cluster { settings, core: core.clone(), peers: peers.clone() });
+        let cluster = Arc::new(Cluster::new(settings, core.clone(), peers.clone()));
         // A start that was cut off after the cluster was formed: the log knows it. Asked is consensus itself, whose
         // metrics do not show what it has loaded yet.
         if peers.cluster_id().is_none() {

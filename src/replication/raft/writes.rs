@@ -10,6 +10,7 @@
 //! larger the batches. *Retried is only what surely was not appended*, which is what openraft says with
 //! `ForwardToLeader` alone; whatever else goes wrong after a batch has left is unknown, and said to be so.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,9 +234,9 @@ async fn propose(cluster: &Cluster, batch: Vec<Pending>, deadline: Instant) -> V
     }
     // A quorum that cannot be is refused before anything is stored.
     let mut admitted = Vec::with_capacity(batch.len());
-    let mut quorums = Vec::with_capacity(batch.len());
+    let (mut quorums, up) = (Vec::with_capacity(batch.len()), OnceCell::new());
     for pending in batch {
-        match cluster.admit(pending.quorum) {
+        match cluster.admit(pending.quorum, &up) {
             Ok(quorum) => {
                 admitted.push(pending);
                 quorums.push(quorum);
