@@ -4,7 +4,6 @@
 //! decide what is committed; that is openraft's alone.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,8 +82,8 @@ pub(super) struct Cluster {
     pub core: Core,
     /// The way to the others.
     pub peers: Arc<Peers>,
-    /// When this leader first counted its followers, by term.
-    leads: Mutex<BTreeMap<u64, Instant>>,
+    /// The term in which this leader counted its followers last, and when it first did so in it.
+    leads: Mutex<Option<(u64, Instant)>>,
 }
 
 /// What a write waits for.
@@ -204,8 +203,8 @@ impl Cluster {
         let is_new = {
             let term = self.core.metrics().borrow_watched().current_term;
             let mut leads = self.leads.lock();
-            let since = *leads.entry(term).or_insert_with(Instant::now);
-            leads.retain(|other, _| *other == term);
+            let (_, since) = leads.filter(|(other, _)| *other == term).unwrap_or((term, Instant::now()));
+            *leads = Some((term, since));
             since.elapsed() < self.peers.patience
         };
         let is_up = |follower: &&FollowerHealth| {

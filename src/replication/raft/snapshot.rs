@@ -91,19 +91,18 @@ impl InUse {
         next_page: impl FnMut() -> Vec<Entry>,
     ) -> io::Result<SnapshotFile> {
         let file = write(&self.folder.join(NEW_FILE), meta.clone(), version, next_page)?;
-        self.put(meta, &file)?;
+        if !self.put(meta, &file)? {
+            fs::remove_file(&file.path)?;
+        }
         Ok(file)
     }
 
-    /// Puts a snapshot in place, unless a newer one is there. Blocks.
-    pub fn put(&self, meta: SnapshotMeta, file: &SnapshotFile) -> io::Result<()> {
+    /// Puts a snapshot in place, unless a newer one is there; gives whether it did. Blocks.
+    pub fn put(&self, meta: SnapshotMeta, file: &SnapshotFile) -> io::Result<bool> {
         let _turn = self.turn.lock();
         let is_newer = |held: &SnapshotMeta| held.last_log_id > meta.last_log_id;
         if self.held.lock().as_ref().is_some_and(|(held, _)| is_newer(held)) {
-            return match fs::remove_file(&file.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+            return Ok(false);
         }
         let path = if file.path.parent() == Some(&self.folder) {
             file.path.clone()
@@ -121,7 +120,7 @@ impl InUse {
             sync_folder(&self.folder)?;
         }
         *self.held.lock() = Some((meta, SnapshotFile::open(place)?));
-        Ok(())
+        Ok(true)
     }
 }
 
